@@ -1,0 +1,392 @@
+/* sql/ekksync--1.0.sql: the extension's objects, version 1.0 */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION ekksync" to load this file. \quit
+
+/*
+ * The extension keeps its tables in a schema of its own; its functions and
+ * views live in the schema that it is installed in.  The two must differ.
+ */
+DO $$
+BEGIN
+	IF '@extschema@' OPERATOR(pg_catalog.=) 'ekksync' THEN
+		RAISE EXCEPTION USING
+			ERRCODE = 'invalid_schema_name',
+			MESSAGE = 'extension "ekksync" cannot be installed into schema "ekksync"',
+			DETAIL = 'The extension keeps its own tables in that schema.',
+			HINT = 'Use CREATE EXTENSION ekksync SCHEMA public.';
+	END IF;
+END
+$$;
+
+CREATE SCHEMA ekksync;
+COMMENT ON SCHEMA ekksync IS 'tables of the extension ekksync, written only by its own code';
+
+/* ---------------------------------------------------------------- tables */
+
+CREATE TABLE ekksync.state (
+	id boolean NOT NULL DEFAULT true PRIMARY KEY CHECK (id),
+	uuid uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+	member_table regclass NOT NULL,
+	queue_table regclass NOT NULL,
+	id_column text NOT NULL,
+	key_column text NOT NULL,
+	filter text,
+	initial text NOT NULL DEFAULT 'django' CHECK (initial OPERATOR(pg_catalog.=) ANY (ARRAY['django', 'firestore', 'newest'])),
+	run_as regrole,
+	attached_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	created_functions text[] NOT NULL DEFAULT '{}',
+	project text,
+	database_id text,
+	system_identifier bigint,
+	last_scan timestamptz,
+	last_full_scan timestamptz,
+	clock_skew interval,
+	paused boolean NOT NULL DEFAULT false,
+	paused_at timestamptz,
+	paused_reason text
+);
+COMMENT ON TABLE ekksync.state IS 'the attachment: one row';
+
+CREATE TABLE ekksync.mapping (
+	field text NOT NULL PRIMARY KEY,
+	relation regclass,
+	"column" text,
+	link text,
+	path text NOT NULL UNIQUE,
+	codec text NOT NULL,
+	options jsonb,
+	direction text NOT NULL DEFAULT 'both' CHECK (direction OPERATOR(pg_catalog.=) ANY (ARRAY['both', 'push'])),
+	policy text NOT NULL DEFAULT 'lww' CHECK (policy OPERATOR(pg_catalog.=) ANY (ARRAY['lww', 'django_wins', 'firestore_wins', 'manual'])),
+	compute text,
+	apply text,
+	CHECK ((relation IS NULL) OPERATOR(pg_catalog.=) ("column" IS NULL)),
+	CHECK ((relation IS NULL) OPERATOR(pg_catalog.<>) (compute IS NULL)),
+	CHECK (compute IS NULL OR direction OPERATOR(pg_catalog.=) 'push' OR apply IS NOT NULL)
+);
+COMMENT ON TABLE ekksync.mapping IS 'one row per mapped field: column or computing function, document path, codec';
+
+CREATE TABLE ekksync.dependency (
+	field text NOT NULL REFERENCES ekksync.mapping ON DELETE CASCADE ON UPDATE CASCADE,
+	relation regclass NOT NULL,
+	link text,
+	members text,
+	PRIMARY KEY (field, relation),
+	CHECK ((link IS NULL) OPERATOR(pg_catalog.<>) (members IS NULL))
+);
+COMMENT ON TABLE ekksync.dependency IS 'tables that a computed field depends on: by a link column, or by a query that gives the member ids for a row id ($1)';
+
+CREATE TABLE ekksync.member (
+	key text COLLATE "C" NOT NULL PRIMARY KEY,
+	due boolean NOT NULL DEFAULT true,
+	first_contact boolean NOT NULL DEFAULT true,
+	doc_update_time timestamptz,
+	doc_missing boolean,
+	base jsonb NOT NULL DEFAULT '{}',
+	in_flight jsonb NOT NULL DEFAULT '[]',
+	tombstone timestamptz,
+	last_stamp timestamptz,
+	last_run bigint
+);
+CREATE INDEX member_due ON ekksync.member (key) WHERE due;
+COMMENT ON TABLE ekksync.member IS 'per member: base values with stamps and origins, document updateTime, notes of writes in flight, tombstone';
+
+CREATE TABLE ekksync.inbox (
+	doc_id text COLLATE "C" NOT NULL PRIMARY KEY,
+	key text COLLATE "C",
+	action text NOT NULL,
+	changes jsonb NOT NULL DEFAULT '{}',
+	stamp timestamptz NOT NULL,
+	clamped boolean NOT NULL DEFAULT false,
+	staged_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	status text NOT NULL DEFAULT 'staged' CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['staged', 'synced', 'failed', 'closed'])),
+	error_message text,
+	note text,
+	retry_count integer NOT NULL DEFAULT 0,
+	run bigint,
+	done_at timestamptz
+);
+CREATE INDEX inbox_staged ON ekksync.inbox (key) WHERE status OPERATOR(pg_catalog.=) 'staged';
+CREATE INDEX inbox_unclosed ON ekksync.inbox (doc_id) WHERE status OPERATOR(pg_catalog.=) 'synced' OR status OPERATOR(pg_catalog.=) 'failed';
+CREATE INDEX inbox_done ON ekksync.inbox (done_at) WHERE status OPERATOR(pg_catalog.=) 'closed';
+COMMENT ON TABLE ekksync.inbox IS 'entries of the Firestore collection sync_queue: staged, decided (synced, failed), closed on both sides';
+
+CREATE TABLE ekksync.conflict (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	run bigint NOT NULL,
+	key text COLLATE "C" NOT NULL,
+	field text NOT NULL,
+	django_value jsonb,
+	firestore_value jsonb,
+	django_time timestamptz,
+	firestore_time_from timestamptz,
+	firestore_time timestamptz,
+	winner text NOT NULL CHECK (winner OPERATOR(pg_catalog.=) ANY (ARRAY['django', 'firestore', 'none'])),
+	rule text NOT NULL,
+	potential boolean NOT NULL DEFAULT false,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	resolved_at timestamptz,
+	resolved_by text
+);
+CREATE INDEX conflict_key ON ekksync.conflict (key, field);
+CREATE INDEX conflict_created ON ekksync.conflict (created_at);
+COMMENT ON TABLE ekksync.conflict IS 'every concurrent change that lost, or is held: both values, both times, winner and rule';
+
+CREATE TABLE ekksync.run (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	token uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+	status text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'success', 'failed', 'interrupted'])),
+	direction text NOT NULL,
+	dry_run boolean NOT NULL DEFAULT false,
+	scan text NOT NULL,
+	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	finished_at timestamptz,
+	phase text NOT NULL DEFAULT 'start',
+	to_firestore integer NOT NULL DEFAULT 0,
+	to_firestore_failed integer NOT NULL DEFAULT 0,
+	to_django integer NOT NULL DEFAULT 0,
+	to_django_failed integer NOT NULL DEFAULT 0,
+	conflicts integer NOT NULL DEFAULT 0,
+	docs_read bigint NOT NULL DEFAULT 0,
+	docs_written bigint NOT NULL DEFAULT 0,
+	docs_deleted bigint NOT NULL DEFAULT 0,
+	bytes_sent bigint NOT NULL DEFAULT 0,
+	bytes_received bigint NOT NULL DEFAULT 0,
+	requests bigint NOT NULL DEFAULT 0,
+	retries bigint NOT NULL DEFAULT 0,
+	peak_memory_kb bigint,
+	log_document text,
+	sqlstate text,
+	error text
+);
+CREATE INDEX run_started ON ekksync.run (started_at);
+COMMENT ON TABLE ekksync.run IS 'one row per run: figures, cost, outcome';
+
+CREATE TABLE ekksync.change_log (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	run bigint NOT NULL,
+	key text COLLATE "C" NOT NULL,
+	side text NOT NULL CHECK (side OPERATOR(pg_catalog.=) ANY (ARRAY['django', 'firestore'])),
+	changed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	changes jsonb NOT NULL
+);
+CREATE INDEX change_log_key ON ekksync.change_log (key, id);
+CREATE INDEX change_log_changed ON ekksync.change_log (changed_at);
+CREATE INDEX change_log_run ON ekksync.change_log (run);
+COMMENT ON TABLE ekksync.change_log IS 'the audit trail: one row per member, run and side written; changes maps field to [old, new]';
+
+CREATE TABLE ekksync.plan (
+	run bigint NOT NULL,
+	id bigint GENERATED ALWAYS AS IDENTITY,
+	key text COLLATE "C" NOT NULL,
+	side text NOT NULL,
+	field text,
+	old_value jsonb,
+	new_value jsonb,
+	note text,
+	PRIMARY KEY (run, id)
+);
+COMMENT ON TABLE ekksync.plan IS 'what the last dry run would have written';
+
+SELECT pg_catalog.pg_extension_config_dump('ekksync.state', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.mapping', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.dependency', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.member', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.inbox', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.conflict', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.conflict_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.run', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.run_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.change_log', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.change_log_id_seq', '');
+
+REVOKE ALL ON ALL TABLES IN SCHEMA ekksync FROM PUBLIC;
+
+/* ---------------------------------------------------------- set up, take down */
+
+CREATE FUNCTION ekksync.capture() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_capture';
+COMMENT ON FUNCTION ekksync.capture() IS 'trigger: writes the queue row of a changed member';
+
+CREATE FUNCTION ekksync_attach(
+	member_table regclass,
+	initial text DEFAULT 'django',
+	filter text DEFAULT NULL,
+	key_column text DEFAULT 'ssn',
+	queue_table text DEFAULT NULL,
+	run_as regrole DEFAULT NULL,
+	OUT object text, OUT outcome text, OUT detail text)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_attach';
+COMMENT ON FUNCTION ekksync_attach(regclass, text, text, text, text, regrole) IS
+'attach to the member table: queue table, triggers, default mapping, first contact; says what it did';
+
+CREATE FUNCTION ekksync_detach(OUT object text, OUT outcome text, OUT detail text)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_detach';
+COMMENT ON FUNCTION ekksync_detach() IS
+'remove triggers, mapping and base; the queue table and the history of runs stay';
+
+CREATE FUNCTION ekksync_map(
+	field text,
+	path text,
+	codec text,
+	relation regclass DEFAULT NULL,
+	"column" text DEFAULT NULL,
+	link text DEFAULT NULL,
+	direction text DEFAULT 'both',
+	policy text DEFAULT 'lww',
+	options jsonb DEFAULT NULL,
+	compute regprocedure DEFAULT NULL,
+	apply regprocedure DEFAULT NULL,
+	depends jsonb DEFAULT NULL)
+	RETURNS void
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_map';
+COMMENT ON FUNCTION ekksync_map(text, text, text, regclass, text, text, text, text, jsonb, regprocedure, regprocedure, jsonb) IS
+'map a field, or change its mapping, and note every member as due for it';
+
+CREATE FUNCTION ekksync_unmap(field text) RETURNS boolean
+	STRICT LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_unmap';
+COMMENT ON FUNCTION ekksync_unmap(text) IS
+'stop mapping a field; its values stay on both sides; false if it was not mapped';
+
+/* ------------------------------------------------------------------- runs */
+
+CREATE FUNCTION ekksync_run(
+	direction text DEFAULT 'both',
+	dry_run boolean DEFAULT false,
+	wait boolean DEFAULT true,
+	"only" text[] DEFAULT NULL,
+	force boolean DEFAULT false,
+	OUT run bigint, OUT status text,
+	OUT to_firestore integer, OUT to_django integer,
+	OUT conflicts integer, OUT failed integer,
+	OUT duration interval, OUT message text,
+	OUT member text, OUT side text, OUT field text,
+	OUT old_value jsonb, OUT new_value jsonb, OUT note text)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_run';
+COMMENT ON FUNCTION ekksync_run(text, boolean, boolean, text[], boolean) IS
+'one run by a worker: its figures; for a dry run also one row for each value that it would write';
+
+CREATE FUNCTION ekksync_pause(reason text DEFAULT NULL) RETURNS void
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_pause';
+COMMENT ON FUNCTION ekksync_pause(text) IS 'refuse runs until ekksync_resume()';
+
+CREATE FUNCTION ekksync_resume() RETURNS void
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_resume';
+COMMENT ON FUNCTION ekksync_resume() IS
+'allow runs again, and accept the project, database and cluster that are in force now';
+
+/* ------------------------------------------------------------------- look */
+
+CREATE FUNCTION ekksync_status(
+	OUT pending bigint, OUT synced bigint, OUT failed bigint,
+	OUT oldest_pending timestamptz,
+	OUT first_contact bigint,
+	OUT last_run bigint, OUT last_run_at timestamptz, OUT last_run_status text,
+	OUT next_run timestamptz,
+	OUT paused boolean,
+	OUT health text, OUT reason text)
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_status';
+COMMENT ON FUNCTION ekksync_status() IS 'queue counts, last and next run, pause, health with its reason';
+
+CREATE FUNCTION ekksync_check(OUT "check" text, OUT ok boolean, OUT detail text, OUT hint text)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_check';
+COMMENT ON FUNCTION ekksync_check() IS 'each precondition of a run: met or not, and what to do';
+
+CREATE FUNCTION ekksync_doc(key text) RETURNS jsonb
+	STRICT LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_doc';
+COMMENT ON FUNCTION ekksync_doc(text) IS 'the member''s Firestore document as it is now; null if there is none';
+
+CREATE FUNCTION ekksync.queue_rows(
+	status text,
+	OUT id bigint, OUT member_id bigint, OUT ssn text, OUT action text,
+	OUT fields_changed jsonb, OUT created_at timestamptz, OUT synced_at timestamptz,
+	OUT sync_status text, OUT error_message text, OUT retry_count integer)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_queue_rows';
+COMMENT ON FUNCTION ekksync.queue_rows(text) IS
+'rows of the attached queue table with this status (null: all), for a caller who may select from it';
+
+CREATE FUNCTION ekksync.queue_counts(
+	OUT sync_status text, OUT count bigint, OUT oldest timestamptz, OUT newest timestamptz)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_queue_counts';
+COMMENT ON FUNCTION ekksync.queue_counts() IS
+'rows of the attached queue table counted by status, for a caller who may select from it';
+
+/* ----------------------------------------------------------------- values */
+
+CREATE FUNCTION ekksync.encode_value(codec text, value jsonb, options jsonb DEFAULT NULL) RETURNS jsonb
+	LANGUAGE C IMMUTABLE AS 'MODULE_PATHNAME', 'ekksync_encode_value';
+COMMENT ON FUNCTION ekksync.encode_value(text, jsonb, jsonb) IS
+'the Firestore Value that a codec makes of a canonical value';
+
+CREATE FUNCTION ekksync.decode_value(codec text, value jsonb, options jsonb DEFAULT NULL) RETURNS jsonb
+	LANGUAGE C IMMUTABLE AS 'MODULE_PATHNAME', 'ekksync_decode_value';
+COMMENT ON FUNCTION ekksync.decode_value(text, jsonb, jsonb) IS
+'the canonical value that a codec reads from a Firestore Value';
+
+CREATE FUNCTION ekksync.canonical(codec text, value anyelement, options jsonb DEFAULT NULL) RETURNS jsonb
+	LANGUAGE C STABLE AS 'MODULE_PATHNAME', 'ekksync_canonical';
+COMMENT ON FUNCTION ekksync.canonical(text, anyelement, jsonb) IS
+'the canonical form in which a codec compares a column''s value';
+
+CREATE FUNCTION ekksync.plain(value jsonb) RETURNS jsonb
+	STRICT LANGUAGE C IMMUTABLE AS 'MODULE_PATHNAME', 'ekksync_plain';
+COMMENT ON FUNCTION ekksync.plain(jsonb) IS 'a Firestore Value of any type as plain JSON';
+
+CREATE FUNCTION ekksync.field_path(path text) RETURNS text
+	STRICT LANGUAGE C IMMUTABLE AS 'MODULE_PATHNAME', 'ekksync_field_path';
+COMMENT ON FUNCTION ekksync.field_path(text) IS 'a field path with the quoting that Firestore wants';
+
+/* ------------------------------------------------------------------ views */
+
+CREATE VIEW ekksync_queue_status AS SELECT * FROM ekksync.queue_counts();
+COMMENT ON VIEW ekksync_queue_status IS 'the queue counted by status';
+
+CREATE VIEW ekksync_pending AS
+	SELECT id, member_id, ssn, action, fields_changed, created_at, error_message, retry_count
+	FROM ekksync.queue_rows('pending');
+COMMENT ON VIEW ekksync_pending IS 'queue rows that wait for a run';
+
+CREATE VIEW ekksync_failed AS
+	SELECT 'django'::text AS side, id::text AS id, ssn AS member, action, fields_changed AS changes,
+		created_at, error_message, retry_count
+	FROM ekksync.queue_rows('failed')
+	UNION ALL
+	SELECT 'firestore', doc_id, key, action, changes, stamp, error_message, retry_count
+	FROM ekksync.inbox
+	WHERE error_message IS NOT NULL;
+COMMENT ON VIEW ekksync_failed IS 'changes of both sides that could not be applied, with the reason';
+
+CREATE VIEW ekksync_conflicts AS
+	SELECT id, run, key AS member, field, django_value, firestore_value,
+		django_time, firestore_time_from, firestore_time,
+		winner, rule, potential, created_at, resolved_at, resolved_by
+	FROM ekksync.conflict;
+COMMENT ON VIEW ekksync_conflicts IS 'concurrent changes of one field: both values, both times, who won and why';
+
+CREATE VIEW ekksync_runs AS
+	SELECT id AS run, status, direction, dry_run, scan, started_at,
+		finished_at OPERATOR(pg_catalog.-) started_at AS duration,
+		to_firestore, to_firestore_failed, to_django, to_django_failed, conflicts,
+		docs_read, docs_written, docs_deleted, requests, retries,
+		bytes_sent, bytes_received, peak_memory_kb, phase, sqlstate, error, log_document
+	FROM ekksync.run;
+COMMENT ON VIEW ekksync_runs IS 'the history of runs, with their cost';
+
+/* ------------------------------------------------------------- privileges */
+
+REVOKE ALL ON FUNCTION
+	ekksync_map(text, text, text, regclass, text, text, text, text, jsonb, regprocedure, regprocedure, jsonb),
+	ekksync_unmap(text),
+	ekksync_run(text, boolean, boolean, text[], boolean),
+	ekksync_pause(text),
+	ekksync_resume(),
+	ekksync_status(),
+	ekksync_check(),
+	ekksync_doc(text)
+FROM PUBLIC;

@@ -1,0 +1,50 @@
+/*
+ * ekksync.h
+ *		What every file of the extension may know: names, limits, and the
+ *		differences between PostgreSQL versions.
+ *
+ * Include postgres.h first.
+ */
+#ifndef EKKSYNC_H
+#define EKKSYNC_H
+
+#include "utils/timestamp.h"
+
+/* Schema of the extension's own tables. */
+#define EKKSYNC_SCHEMA "ekksync"
+
+/* Most writes in one Firestore request (documented limit of the service). */
+#define EKKSYNC_MAX_WRITES 500
+
+/* Largest request body in bytes; the emulator refuses 4 MiB. */
+#define EKKSYNC_MAX_REQUEST (3584 * 1024)
+
+/* Largest answer in bytes. */
+#define EKKSYNC_MAX_RESPONSE (32 * 1024 * 1024)
+
+/* Most documents asked for by one read. */
+#define EKKSYNC_READ_PAGE 5000
+
+/* Members merged, applied and pushed together. */
+#define EKKSYNC_MEMBER_PAGE 500
+
+/* The canonical form of "no value" (see value.h). */
+#define CANON_NULL "null"
+
+/*
+ * A reason why one value, row, document or request cannot be used.
+ * sqlstate is made by MAKE_SQLSTATE (0: no error); message is palloc'd in the
+ * context that was current when the error was set, in PostgreSQL's style
+ * (lower case, no final period), and never contains a kennitala or a name.
+ */
+typedef struct SyncError
+{
+	int			sqlstate;
+	char	   *message;
+} SyncError;
+
+/* Set *err (which may be NULL) and return false, for use in a return. */
+extern bool sync_error(SyncError *err, int sqlstate, const char *fmt,...)
+			pg_attribute_printf(3, 4);
+
+#endif							/* EKKSYNC_H */

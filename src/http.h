@@ -1,0 +1,72 @@
+/*
+ * http.h
+ *		HTTP requests that wait together with the process's latch.
+ */
+#ifndef EKKSYNC_HTTP_H
+#define EKKSYNC_HTTP_H
+
+#include "ekksync.h"
+
+typedef struct HttpClient HttpClient;
+
+typedef struct HttpRequest
+{
+	const char *method;			/* "GET", "POST", "PATCH", "DELETE" */
+	const char *url;
+	const char *bearer;			/* token for Authorization, or NULL */
+	const char *body;			/* or NULL; must outlive the call */
+	size_t		body_len;
+	const char *content_type;	/* NULL: application/json */
+} HttpRequest;
+
+typedef enum HttpFailure
+{
+	HTTP_DONE,					/* an answer came, whatever its status */
+	HTTP_CONNECT,				/* the server was not reached: nothing was done */
+	HTTP_LOST,					/* cut off or timed out: it may have been done */
+	HTTP_TOO_LARGE,				/* the answer is over EKKSYNC_MAX_RESPONSE */
+	HTTP_REFUSED				/* not sent: TLS, redirect, plain HTTP off loopback */
+} HttpFailure;
+
+typedef struct HttpResponse
+{
+	HttpFailure failure;
+	int			status;			/* HTTP status, 0 without an answer */
+	char	   *body;			/* NUL-terminated, in CurrentMemoryContext */
+	size_t		body_len;
+	bool		is_json;		/* by its Content-Type */
+	int			retry_after;	/* milliseconds, -1: not said */
+	char	   *error;			/* why it failed, phase named; NULL if HTTP_DONE */
+} HttpResponse;
+
+typedef struct HttpStats
+{
+	int64		requests;
+	int64		bytes_sent;		/* bodies */
+	int64		bytes_received;
+} HttpStats;
+
+/*
+ * Open a client.  All of it (curl handles, sockets, epoll fd) is freed with
+ * the memory context owner, whether it ends normally or by an error.
+ * Timeouts in milliseconds.
+ */
+extern HttpClient *http_open(MemoryContext owner, int connect_timeout,
+							 int request_timeout);
+
+/*
+ * Perform n requests, at most four at a time; returns when all have an
+ * outcome in responses[].  Serves interrupts while it waits (a cancel or a
+ * shutdown throws from here; the transfers are dropped).  Must not be called
+ * inside a transaction that holds a snapshot, except by SQL functions that
+ * say so.
+ */
+extern void http_perform(HttpClient *client, const HttpRequest *requests,
+						 HttpResponse *responses, int n);
+
+extern const HttpStats *http_stats(const HttpClient *client);
+
+/* Sleep, served by the latch like http_perform. */
+extern void http_sleep(int milliseconds);
+
+#endif							/* EKKSYNC_HTTP_H */

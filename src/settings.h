@@ -1,0 +1,50 @@
+/*
+ * settings.h
+ *		The extension's settings (GUCs ekksync.*).
+ */
+#ifndef EKKSYNC_SETTINGS_H
+#define EKKSYNC_SETTINGS_H
+
+typedef enum ScanMode
+{
+	SCAN_OFF,					/* documents named by entries or about to be written */
+	SCAN_CHANGED,				/* also documents whose updated_at is recent */
+	SCAN_FULL					/* all documents */
+} ScanMode;
+
+typedef enum LocalDelete
+{
+	LOCAL_DELETE_DEACTIVATE,	/* the document becomes inactive */
+	LOCAL_DELETE_DELETE			/* the document is deleted */
+} LocalDelete;
+
+/* Current values, kept by the GUC machinery of this process. */
+typedef struct Settings
+{
+	char	   *project;		/* Google Cloud project id, "" when unset */
+	char	   *database_id;	/* Firestore database id */
+	char	   *emulator_host;	/* host:port, "" to use the environment */
+	int			scan;			/* ScanMode */
+	int			on_local_delete;	/* LocalDelete */
+	int			conflict_window;	/* seconds */
+	int			max_delete_percent; /* of the members, see run guard */
+	int			connect_timeout;	/* milliseconds */
+	int			request_timeout;	/* milliseconds */
+	int			max_retries;	/* tries of one request after the first */
+} Settings;
+
+extern Settings settings;
+
+/* Define the settings; called once by _PG_init. */
+extern void settings_define(void);
+
+/*
+ * host:port of the emulator: the setting, else FIRESTORE_EMULATOR_HOST of the
+ * postmaster's environment, else NULL (the real service).
+ */
+extern const char *settings_emulator_host(void);
+
+/* Name of a scan mode, as in the setting. */
+extern const char *settings_scan_name(ScanMode mode);
+
+#endif							/* EKKSYNC_SETTINGS_H */

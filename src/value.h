@@ -1,0 +1,152 @@
+/*
+ * value.h
+ *		Values in their three forms, and the codecs between them.
+ *
+ *	 Datum		a column's value in PostgreSQL
+ *	 Value		a Firestore Value: {"stringValue": "..."} and so on
+ *	 canonical	the form in which both sides are compared and kept: the text
+ *				that PostgreSQL prints for the value as jsonb, so that equal
+ *				values are equal strings (strcmp); "null" (CANON_NULL) for no
+ *				value
+ *
+ * canon(encode(decode(x))) = canon(x) for every codec.
+ */
+#ifndef EKKSYNC_VALUE_H
+#define EKKSYNC_VALUE_H
+
+#include <cjson/cJSON.h>
+
+#include "ekksync.h"
+#include "lib/stringinfo.h"
+
+typedef enum CodecKind
+{
+	CODEC_TEXT,					/* stringValue; '' is no value */
+	CODEC_INT,					/* integerValue, 64 bits */
+	CODEC_BOOL,					/* booleanValue */
+	CODEC_DATE,					/* stringValue YYYY-MM-DD */
+	CODEC_TIMESTAMP,			/* timestampValue, microseconds */
+	CODEC_NUMERIC,				/* stringValue, lossless; numbers read too */
+	CODEC_ENUM,					/* column code <-> document label; reads both */
+	CODEC_KENNITALA,			/* stringValue, ten digits; hyphen read */
+	CODEC_PHONE,				/* stringValue XXX-XXXX */
+	CODEC_JSONB,				/* any Value */
+	CODEC_TEXT_ARRAY			/* arrayValue of stringValue */
+} CodecKind;
+
+/* One pair of an enum: the column's value and the document's. */
+typedef struct EnumPair
+{
+	char	   *code;			/* canonical, e.g. 1 */
+	char	   *label;			/* canonical, e.g. "male" */
+} EnumPair;
+
+typedef struct Codec
+{
+	CodecKind	kind;
+	int			npairs;			/* CODEC_ENUM: its pairs */
+	EnumPair   *pairs;
+} Codec;
+
+/* A parsed field path, e.g. profile.`a.b` -> {"profile", "a.b"}. */
+typedef struct FieldPath
+{
+	int			nsegments;
+	char	  **segments;		/* raw keys, unquoted */
+	char	   *quoted;			/* as Firestore wants it in masks */
+} FieldPath;
+
+/* ---- codecs ---- */
+
+/*
+ * Find a codec by its name in the mapping ("text", "int", "bool", "date",
+ * "timestamp", "numeric", "enum", "kennitala", "phone", "jsonb", "text[]").
+ * options: for enum, a jsonb object as text from document label to column
+ * code, {"male": 1, "female": 2}; NULL otherwise.  Filled in the current
+ * memory context.  False with *err for an unknown name or unfit options.
+ */
+extern bool codec_lookup(const char *name, const char *options, Codec *codec,
+						 SyncError *err);
+
+/* The codec's name, as codec_lookup takes it. */
+extern const char *codec_name(const Codec *codec);
+
+/*
+ * Datum -> canonical, palloc'd.  typid is the column's type.  NULL with *err
+ * when the value has no canonical form (infinity, a code outside the enum, a
+ * kennitala that is not ten digits ...).
+ */
+extern char *value_from_datum(const Codec *codec, Datum value, bool isnull,
+							  Oid typid, SyncError *err);
+
+/*
+ * canonical -> Datum of the column's type, palloc'd.  Checks that the value
+ * fits (length by typmod, range, NOT NULL; null becomes '' in a NOT NULL
+ * column of a text codec) before PostgreSQL's input functions see it, so that
+ * an unfit value is a false with *err, not an error.
+ */
+extern bool value_to_datum(const Codec *codec, const char *canon, Oid typid,
+						   int32 typmod, bool notnull, Datum *value,
+						   bool *isnull, SyncError *err);
+
+/*
+ * Value -> canonical, palloc'd.  value NULL means that the field is absent:
+ * canonical null.  NULL with *err when the value's type or content is not
+ * the codec's.  Never throws an error.
+ */
+extern char *value_decode(const Codec *codec, const cJSON *value,
+						  SyncError *err);
+
+/*
+ * canonical -> Value, appended to out as compact JSON.  False with *err when
+ * Firestore cannot hold it (over 1 MiB - 89 bytes, an array in an array).
+ */
+extern bool value_encode(const Codec *codec, const char *canon,
+						 StringInfo out, SyncError *err);
+
+/*
+ * A Value of any type as plain JSON, appended to out: timestamps, bytes
+ * (base64), references as strings; NaN and infinities as strings; geo points
+ * as {"latitude", "longitude"}.  False with *err for what JSON in PostgreSQL
+ * cannot hold (\u0000) or for what is not a Value.
+ */
+extern bool value_to_plain(const cJSON *value, StringInfo out, SyncError *err);
+
+/* Canonical text of a C string, i.e. its JSON string; NULL or "": null. */
+extern char *canon_from_text(const char *s);
+
+/* The text in a canonical string; NULL for canonical null or another type. */
+extern char *canon_to_text(const char *canon);
+
+/* A canonical value of a JSON text (through jsonb); NULL with *err. */
+extern char *canon_from_json(const char *json, SyncError *err);
+
+/* ---- field paths ---- */
+
+/*
+ * Parse a field path: segments divided by dots; a segment in backticks may
+ * hold anything, with \ before ` and \ ; an unquoted segment may also hold
+ * letters that Firestore wants quoted (símanúmer) -- quoted is right in any
+ * case.  False with *err for an empty segment, a bad quote, a name of the
+ * form __x__, or one over 1500 bytes.
+ */
+extern bool path_parse(const char *text, FieldPath *path, SyncError *err);
+
+/* A segment as Firestore wants it in a field path. */
+extern void path_append_quoted(StringInfo out, const char *segment);
+
+/* The Value at a path below a document's "fields" object; NULL if absent. */
+extern const cJSON *path_find(const cJSON *fields, const FieldPath *path);
+
+/* ---- times ---- */
+
+/*
+ * RFC 3339 with any offset -> TimestampTz, digits beyond microseconds cut.
+ * False when it is not one, or out of Firestore's range (years 1 to 9999).
+ */
+extern bool time_parse(const char *text, TimestampTz *t);
+
+/* TimestampTz -> "2026-11-22T13:39:02.250584Z", always six digits; palloc'd. */
+extern char *time_format(TimestampTz t);
+
+#endif							/* EKKSYNC_VALUE_H */

@@ -81,11 +81,9 @@ CREATE TABLE ekksync.member (
 	due boolean NOT NULL DEFAULT true,
 	first_contact boolean NOT NULL DEFAULT true,
 	doc_update_time timestamptz,
-	doc_missing boolean,
 	base jsonb NOT NULL DEFAULT '{}',
 	in_flight jsonb NOT NULL DEFAULT '[]',
 	tombstone timestamptz,
-	last_stamp timestamptz,
 	last_run bigint
 );
 CREATE INDEX member_due ON ekksync.member (key) WHERE due;

@@ -17,4 +17,8 @@ extern void capture_expect(const char *key, const char *field,
 						   const char *canon);
 extern void capture_expect_end(void);
 
+/* Is it?  For the trigger. */
+extern bool capture_expected(const char *key, const char *field,
+							 const char *canon);
+
 #endif							/* EKKSYNC_CAPTURE_H */

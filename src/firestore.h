@@ -30,18 +30,29 @@ typedef struct FsError
 	FsClass		class;
 	int			http;			/* HTTP status, 0 without an answer */
 	char		status[32];		/* gRPC status name, "" if unknown */
-	bool		maybe_applied;	/* no answer came: the write may have happened */
+	bool		maybe_applied;	/* some try had no answer, or a server error for
+								 * one: the write may have happened */
 	char	   *message;		/* for people; document ids masked */
 } FsError;
+
+/*
+ * Source of access tokens for the real service.  refresh: the last one was
+ * refused, get another.  What is returned must stay valid until the next
+ * call.  NULL with *err when there is none.
+ */
+typedef const char *(*FsTokenSource) (void *arg, bool refresh,
+									  SyncError *err);
 
 typedef struct FsConfig
 {
 	const char *project;
 	const char *database_id;
 	const char *emulator_host;	/* host:port, or NULL for the real service */
-	int			connect_timeout;
-	int			request_timeout;
-	int			max_retries;
+	int			connect_timeout;	/* milliseconds */
+	int			request_timeout;	/* milliseconds */
+	int			max_retries;	/* tries of one request after the first */
+	FsTokenSource token;		/* or NULL; not asked for with an emulator */
+	void	   *token_arg;
 } FsConfig;
 
 typedef struct FsCost
@@ -62,7 +73,9 @@ typedef struct FsDoc
 	bool		missing;		/* there is none */
 	TimestampTz create_time;
 	TimestampTz update_time;
-	const cJSON *fields;		/* "fields" object; NULL when empty or missing */
+	const cJSON *fields;		/* "fields" object; NULL when empty or missing.
+								 * All text in it is valid UTF-8, but for what
+								 * wire_parse puts in place of U+0000 */
 } FsDoc;
 
 typedef enum FsPrecondition
@@ -123,34 +136,52 @@ typedef struct FsQuery
 	MemoryContext cxt;			/* where the cursor lives: set by the caller */
 } FsQuery;
 
+/*
+ * Open a client.  It lives as long as the memory context owner, and its
+ * connections are closed with it.  The configuration is copied, the token
+ * source's argument is not.
+ */
 extern FsClient *fs_open(MemoryContext owner, const FsConfig *config);
 
 /*
  * Send writes: at most EKKSYNC_MAX_WRITES and EKKSYNC_MAX_REQUEST bytes a
- * request, :commit first; a page refused for a precondition goes again as
- * :batchWrite, one refused as invalid or too large is split until the bad
- * write stands alone.  Retries what can be retried, with jittered exponential
- * backoff and Retry-After.  Each write's outcome is in its error.  Documents
- * must be distinct.  False when the rest was not tried (FS_RETRY spent, or
- * FS_STOP): untried writes then carry that error too, with maybe_applied only
- * where a request was sent without an answer.
+ * request, four requests at a time, :commit first; a page refused for a
+ * precondition goes again as :batchWrite, one refused as invalid or too large
+ * is split until the bad write stands alone.  Retries what can be retried,
+ * with jittered exponential backoff and Retry-After; a request that got no
+ * answer only if each of its writes has a precondition.
+ *
+ * Each write's outcome is in its error.  Documents must be distinct.  False
+ * when the rest was not tried (FS_RETRY spent, or FS_STOP): untried writes
+ * then carry that error too, with maybe_applied only where a request was sent
+ * without a certain answer.  True may still leave FS_RETRY on a single write
+ * whose document stayed locked by others.
  */
 extern bool fs_write(FsClient *client, FsWrite *writes, int n);
 
 /*
  * Read n documents by id (distinct); mask as in FsQuery, nmask 0 for names
- * and times only, -1 for all fields.  docs[i] belongs to ids[i].
+ * and times only, -1 for all fields.  docs[i] belongs to ids[i].  An id that
+ * Firestore does not allow is missing, and not asked for.  *read_time (may be
+ * NULL) is the earliest one of the answers, 0 when nothing was asked for.
  */
 extern bool fs_get(FsClient *client, const char *collection,
 				   char **ids, int n,
 				   const FieldPath *const *mask, int nmask,
 				   FsDoc *docs, TimestampTz *read_time, FsError *err);
 
-/* Next page of a query; *n may be 0 with query->done. */
+/*
+ * Next page of a query; *n may be 0 with query->done.  A page that is too
+ * large for one answer is asked for again with half the limit.
+ */
 extern bool fs_query(FsClient *client, FsQuery *query,
 					 FsDoc **docs, int *n, TimestampTz *read_time,
 					 FsError *err);
 
+/* What the client has cost so far. */
 extern const FsCost *fs_cost(FsClient *client);
+
+/* Does Firestore allow this as a document's id? */
+extern bool fs_id_valid(const char *id);
 
 #endif							/* EKKSYNC_FIRESTORE_H */

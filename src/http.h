@@ -56,8 +56,10 @@ extern HttpClient *http_open(MemoryContext owner, int connect_timeout,
 
 /*
  * Perform n requests, at most four at a time; returns when all have an
- * outcome in responses[].  Serves interrupts while it waits (a cancel or a
- * shutdown throws from here; the transfers are dropped).  Must not be called
+ * outcome in responses[], whose texts are in the current memory context.
+ * Serves interrupts while it waits: a cancel or a shutdown throws from here;
+ * the transfers are dropped by the next call or with the client.  A body is
+ * never sent twice without the caller knowing.  Must not be called
  * inside a transaction that holds a snapshot, except by SQL functions that
  * say so.
  */

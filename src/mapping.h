@@ -6,6 +6,8 @@
 #ifndef EKKSYNC_MAPPING_H
 #define EKKSYNC_MAPPING_H
 
+#include "access/attnum.h"
+
 #include "value.h"
 
 typedef enum Policy
@@ -56,8 +58,16 @@ typedef struct Watched
 	AttrNumber	link_attnum;	/* column that references the member, 0 if none */
 	char	   *members;		/* else: query from row id ($1) to member ids */
 	AttrNumber	id_attnum;		/* the row's id column, for members */
+	Oid			ref_typid;		/* type of the link or id column */
 	int			nfields;
 	WatchedField *fields;
+
+	/*
+	 * SQL from $1, the link or id column's value, to the members concerned:
+	 * id, key; and with a filter also: id, key, whether the filter holds.
+	 */
+	char	   *resolve;
+	char	   *resolve_filtered;	/* NULL without a filter */
 	char	   *problem;		/* link or id column gone: why, else NULL */
 } Watched;
 
@@ -79,11 +89,18 @@ typedef struct Mapping
 	Oid			id_typid;
 	char	   *key_column;		/* raw */
 	AttrNumber	key_attnum;
+	Oid			key_typid;
+	char	   *key_name;		/* name of the key in fields_changed */
+	Oid			member_rowtype;
 	char	   *filter;			/* canonical SQL over the member table, or NULL */
+	char	   *filter_row;		/* SQL: does the filter hold for row $1; or NULL */
 
 	Oid			queue_relid;
 	Oid			queue_owner;
 	char	   *queue_table;	/* qualified and quoted */
+	int			queue_key_chars;	/* most characters of its ssn, 0: no limit */
+	char	   *queue_insert;	/* SQL of the capture trigger, see outbox.c */
+	char	   *queue_forget;
 
 	int			nfields;
 	Field	   *fields;			/* in name order; the last is MAPPING_STATUS */
@@ -103,8 +120,9 @@ typedef struct Mapping
  * The mapping in force, from this process's cache; NULL when nothing is
  * attached.  Must be called in a transaction.  The cache is dropped by
  * invalidation messages (mapping_invalidate, DDL on a watched table); what is
- * returned stays valid until the next call.  A mapping that cannot be used
- * whole comes back with problem set; this never throws for a broken mapping.
+ * returned stays valid until the transaction ends.  A mapping that cannot be
+ * used whole comes back with problem set; this never throws for a broken
+ * mapping.
  */
 extern const Mapping *mapping_get(void);
 
@@ -114,7 +132,10 @@ extern const Mapping *mapping_get(void);
  */
 extern Mapping *mapping_load(MemoryContext parent);
 
-/* Tell all processes, at commit, that the mapping has changed. */
+/*
+ * Tell this process now, and the others at commit, that the mapping has
+ * changed.  Called after the change.
+ */
 extern void mapping_invalidate(void);
 
 /* Index of a field by name, -1 if none. */
@@ -122,6 +143,9 @@ extern int	mapping_find(const Mapping *mapping, const char *name);
 
 /* Entry for a watched table, NULL if none. */
 extern const Watched *mapping_watched(const Mapping *mapping, Oid relid);
+
+/* Can the codec be used for a column or result of this type? */
+extern bool mapping_codec_fits(const Codec *codec, Oid typid);
 
 /* Oid of the schema ekksync, of the extension's owner, of one of our tables. */
 extern Oid	ekksync_schema_oid(void);

@@ -59,14 +59,14 @@ typedef struct MergeInput
 	MergeTime	window;			/* conflict window */
 } MergeInput;
 
-typedef enum MergeAction
+typedef enum MergeDecision
 {
 	MERGE_NOTHING,				/* both equal the base */
 	MERGE_AGREE,				/* both equal, base follows */
 	MERGE_PUSH,					/* the local value goes to Firestore */
 	MERGE_PULL,					/* the remote value goes to Django */
 	MERGE_HOLD					/* neither is written until a person decides */
-} MergeAction;
+} MergeDecision;
 
 typedef enum MergeRule
 {
@@ -82,7 +82,7 @@ typedef enum MergeRule
 
 typedef struct MergeResult
 {
-	MergeAction action;
+	MergeDecision action;
 	bool		conflict;		/* record the loser */
 	bool		potential;		/* changed on both sides within the window */
 	MergeRule	rule;

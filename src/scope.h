@@ -12,7 +12,7 @@ typedef struct SqlScope
 {
 	Oid			saved_user;
 	int			saved_context;
-	int			guc_level;
+	int			guc_level;		/* 0: settings were left as they are */
 } SqlScope;
 
 /*
@@ -26,10 +26,25 @@ extern void sql_enter(SqlScope *scope, Oid role);
 extern void sql_leave(SqlScope *scope);
 
 /*
- * SPI_execute_with_args over a plan that this process keeps by its text:
- * prepared once, used again.  Throws on error; returns the SPI code.
+ * The same with the session's settings as they are, for statements run for
+ * each row: they must name everything with its schema, operators too, and
+ * must not contain SQL that a user wrote.
+ */
+extern void sql_enter_bare(SqlScope *scope, Oid role);
+
+/*
+ * SPI_execute_with_args over a plan that this process keeps by its text and
+ * argument types: prepared once, used again.  Throws on error; returns the
+ * SPI code.
  */
 extern int	sql_run(const char *query, int nargs, Oid *types, Datum *values,
 					const char *nulls, bool read_only, long limit);
+
+/*
+ * Call work(arg) in a subtransaction.  NULL when it came to its end; when it
+ * threw an error, that is undone and its message is returned, in the current
+ * memory context.  A cancel or shutdown goes through.
+ */
+extern char *sql_guarded(void (*work) (void *arg), void *arg);
 
 #endif							/* EKKSYNC_SCOPE_H */

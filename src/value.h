@@ -6,8 +6,8 @@
  *	 Value		a Firestore Value: {"stringValue": "..."} and so on
  *	 canonical	the form in which both sides are compared and kept: the text
  *				that PostgreSQL prints for the value as jsonb, so that equal
- *				values are equal strings (strcmp); "null" (CANON_NULL) for no
- *				value
+ *				values are equal strings (strcmp), with numbers as short as they
+ *				can be (1.5, not 1.50); "null" (CANON_NULL) for no value
  *
  * canon(encode(decode(x))) = canon(x) for every codec.
  */
@@ -56,13 +56,24 @@ typedef struct FieldPath
 	char	   *quoted;			/* as Firestore wants it in masks */
 } FieldPath;
 
+/* ---- the wire ---- */
+
+/*
+ * Parse JSON from the wire: len bytes, text[len] is '\0'.  Use this and not
+ * cJSON's own functions, which end a string at \u0000 in silence; from here
+ * it reaches value_decode, which refuses it.  The caller frees the tree by
+ * cJSON_Delete; NULL when the text is malformed.
+ */
+extern cJSON *wire_parse(const char *text, size_t len);
+
 /* ---- codecs ---- */
 
 /*
  * Find a codec by its name in the mapping ("text", "int", "bool", "date",
  * "timestamp", "numeric", "enum", "kennitala", "phone", "jsonb", "text[]").
  * options: for enum, a jsonb object as text from document label to column
- * code, {"male": 1, "female": 2}; NULL otherwise.  Filled in the current
+ * code, {"male": 1, "female": 2}: codes are different, and all integers or
+ * all texts, and nothing is empty; NULL otherwise.  Filled in the current
  * memory context.  False with *err for an unknown name or unfit options.
  */
 extern bool codec_lookup(const char *name, const char *options, Codec *codec,
@@ -70,6 +81,12 @@ extern bool codec_lookup(const char *name, const char *options, Codec *codec,
 
 /* The codec's name, as codec_lookup takes it. */
 extern const char *codec_name(const Codec *codec);
+
+/*
+ * Can a column (or a computed value) of this type be mapped with the codec?
+ * Domains count as what they are over.
+ */
+extern bool codec_accepts(const Codec *codec, Oid typid);
 
 /*
  * Datum -> canonical, palloc'd.  typid is the column's type.  NULL with *err
@@ -83,7 +100,9 @@ extern char *value_from_datum(const Codec *codec, Datum value, bool isnull,
  * canonical -> Datum of the column's type, palloc'd.  Checks that the value
  * fits (length by typmod, range, NOT NULL; null becomes '' in a NOT NULL
  * column of a text codec) before PostgreSQL's input functions see it, so that
- * an unfit value is a false with *err, not an error.
+ * an unfit value is a false with *err, not an error.  For a domain the Datum
+ * is of the type under it, unchecked: pass it to SQL as a parameter of that
+ * type, getBaseType(typid), so that the assignment checks the domain.
  */
 extern bool value_to_datum(const Codec *codec, const char *canon, Oid typid,
 						   int32 typmod, bool notnull, Datum *value,
@@ -99,7 +118,8 @@ extern char *value_decode(const Codec *codec, const cJSON *value,
 
 /*
  * canonical -> Value, appended to out as compact JSON.  False with *err when
- * Firestore cannot hold it (over 1 MiB - 89 bytes, an array in an array).
+ * Firestore cannot hold it (over 1 MiB - 89 bytes, an array in an array), or
+ * canon is not of the codec.  out holds a part of it then.
  */
 extern bool value_encode(const Codec *codec, const char *canon,
 						 StringInfo out, SyncError *err);
@@ -128,7 +148,7 @@ extern char *canon_from_json(const char *json, SyncError *err);
  * hold anything, with \ before ` and \ ; an unquoted segment may also hold
  * letters that Firestore wants quoted (símanúmer) -- quoted is right in any
  * case.  False with *err for an empty segment, a bad quote, a name of the
- * form __x__, or one over 1500 bytes.
+ * form __x__, one over 1500 bytes, or more than 20 segments.
  */
 extern bool path_parse(const char *text, FieldPath *path, SyncError *err);
 

@@ -1,0 +1,233 @@
+/*
+ * api.c
+ *		SQL functions that order: run, pause, resume.
+ *
+ * May not know: how a run works.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+
+#include "scope.h"
+#include "sqlvalue.h"
+#include "srf.h"
+#include "store.h"
+#include "sync.h"
+#include "worker.h"
+
+#define RUN_COLUMNS 14
+
+PG_FUNCTION_INFO_V1(ekksync_run);
+PG_FUNCTION_INFO_V1(ekksync_pause);
+PG_FUNCTION_INFO_V1(ekksync_resume);
+
+/* ---- arguments ---- */
+
+static void
+get_direction(FunctionCallInfo fcinfo, RunOptions *options)
+{
+	char	   *direction = PG_ARGISNULL(0) ? "both" :
+		text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+	options->push = strcmp(direction, "to_django") != 0;
+	options->pull = strcmp(direction, "to_firestore") != 0;
+	if (options->push && options->pull && strcmp(direction, "both") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown direction \"%s\"", direction),
+				 errhint("Use \"both\", \"to_firestore\" or \"to_django\".")));
+}
+
+/* only: kennitala, with or without hyphen. */
+static void
+get_only(FunctionCallInfo fcinfo, RunOptions *options)
+{
+	Datum	   *elements;
+	bool	   *nulls;
+	int			i;
+
+	options->nonly = -1;
+	options->only = NULL;
+	if (PG_ARGISNULL(3))
+		return;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(3), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elements, &nulls, &options->nonly);
+	options->only = palloc(sizeof(char *) * (options->nonly + 1));
+	for (i = 0; i < options->nonly; i++)
+	{
+		char	   *key = nulls[i] ? "" : TextDatumGetCString(elements[i]);
+
+		if (strlen(key) == 11 && key[6] == '-')
+			memmove(key + 6, key + 7, 5);
+		if (strlen(key) != 10 || strspn(key, "0123456789") != 10)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("element %d of \"only\" is not a kennitala", i + 1),
+					 errdetail("A kennitala has ten digits, with or without a hyphen after the sixth.")));
+		options->only[i] = key;
+	}
+}
+
+static bool
+get_flag(FunctionCallInfo fcinfo, int arg, bool if_null)
+{
+	return PG_ARGISNULL(arg) ? if_null : PG_GETARG_BOOL(arg);
+}
+
+static void
+check_may_run(bool wait)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot run on a standby server"),
+				 errhint("Call ekksync_run() on the primary server.")));
+	if (wait && TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("cannot wait for a run in a transaction that has written"),
+				 errdetail("The run would not see what this transaction wrote."),
+				 errhint("Commit first, or use wait => false.")));
+}
+
+/* ---- results ---- */
+
+/*
+ * Put the run's record, and the plan of a dry run, into the result.  Read
+ * with a new snapshot: the run ended after this statement began.
+ */
+static void
+return_run(FunctionCallInfo fcinfo, int64 run_id, const char *message)
+{
+	static const char *const queries[] = {
+		"SELECT id, status, to_firestore, to_django, conflicts, "
+		"to_firestore_failed + to_django_failed, "
+		"coalesce(finished_at, clock_timestamp()) - started_at, "
+		"coalesce(error, $2), NULL::text, NULL::text, NULL::text, "
+		"NULL::jsonb, NULL::jsonb, NULL::text FROM ekksync.run WHERE id = $1",
+		"SELECT run, 'planned', NULL::int, NULL::int, NULL::int, NULL::int, "
+		"NULL::interval, NULL::text, key, side, field, old_value, new_value, "
+		"note FROM ekksync.plan WHERE run = $1 ORDER BY id"
+	};
+	Oid			types[] = {INT8OID, TEXTOID};
+	Datum		args[] = {Int64GetDatum(run_id), sql_text(message)};
+	char		nulls[] = {' ', message ? ' ' : 'n', '\0'};
+	TupleDesc	desc;
+	Tuplestorestate *store = srf_begin(fcinfo, &desc);
+	SqlScope	scope;
+	uint64		i;
+	int			q;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	sql_enter(&scope, ekksync_owner_oid());
+	for (q = 0; q < 2; q++)
+	{
+		sql_run(queries[q], 2, types, args, nulls, true, 0);
+		for (i = 0; i < SPI_processed; i++)
+		{
+			Datum		values[RUN_COLUMNS];
+			bool		isnull[RUN_COLUMNS];
+
+			heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+							  values, isnull);
+			tuplestore_putvalues(store, desc, values, isnull);
+		}
+	}
+	sql_leave(&scope);
+	PopActiveSnapshot();
+}
+
+/* Another run is in progress: a plain call waits for that one instead. */
+static void
+join_run(const RunOptions *options, bool wait, int64 run_id)
+{
+	if (options->dry_run || options->force || options->nonly >= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("run " INT64_FORMAT " is in progress", run_id),
+				 errhint("Try again when it is over: see ekksync_runs.")));
+	if (!wait)
+		return;
+	sync_lock(true);
+	sync_unlock();
+}
+
+/*
+ * ekksync_run(direction, dry_run, wait, only, force)
+ */
+Datum
+ekksync_run(PG_FUNCTION_ARGS)
+{
+	bool		wait = get_flag(fcinfo, 2, true);
+	const char *message = NULL;
+	const Mapping *map;
+	RunOptions	options;
+	int64		run_id;
+
+	get_direction(fcinfo, &options);
+	options.dry_run = get_flag(fcinfo, 1, false);
+	get_only(fcinfo, &options);
+	options.force = get_flag(fcinfo, 4, false);
+	check_may_run(wait);
+	map = mapping_get();
+	if (map == NULL || map->problem != NULL)
+		sync_preflight();		/* throws */
+	switch (worker_start(map->owner, &options, wait, &run_id))
+	{
+		case WORKER_RUNNING:
+			message = "the run goes on; see ekksync_runs";
+			break;
+		case WORKER_ENDED:
+			break;
+		case WORKER_BUSY:
+			join_run(&options, wait, run_id);
+			message = "joined a run that was in progress";
+			break;
+		case WORKER_DIED:
+			ereport(ERROR,
+					(errcode(ERRCODE_ADMIN_SHUTDOWN),
+					 errmsg("the run's worker ended before the run was over"),
+					 errhint("The next run goes on where it stood. The server log may say more.")));
+	}
+	return_run(fcinfo, run_id, message);
+	return (Datum) 0;
+}
+
+static void
+check_attached(void)
+{
+	if (mapping_get() == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("ekksync is not attached to a member table"),
+				 errhint("Call ekksync_attach('membership_comrade') first.")));
+}
+
+/*
+ * ekksync_pause(reason)
+ */
+Datum
+ekksync_pause(PG_FUNCTION_ARGS)
+{
+	check_attached();
+	store_pause(PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	PG_RETURN_VOID();
+}
+
+/*
+ * ekksync_resume()
+ */
+Datum
+ekksync_resume(PG_FUNCTION_ARGS)
+{
+	check_attached();
+	store_resume();
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,441 @@
+/*
+ * apply.c
+ *		Writes decisions to PostgreSQL: values that won to the member's rows,
+ *		and with them, in the same transaction, the base, the audit trail, the
+ *		outcome of entries, and notes of what is about to be sent.
+ *
+ * Members that get values are locked, read again and decided again if they
+ * moved since they were read.  A batch goes in one transaction; if that fails,
+ * its members go one by one, so that one bad member stops nobody.
+ *
+ * May not know: HTTP.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/json.h"
+#include "utils/memutils.h"
+
+#include "capture.h"
+#include "queue.h"
+#include "rows.h"
+#include "scope.h"
+#include "store.h"
+
+/* ---- recheck ---- */
+
+static bool
+same_text(const char *a, const char *b)
+{
+	if (a == NULL || b == NULL)
+		return a == b;
+	return strcmp(a, b) == 0;
+}
+
+static bool
+same_pending(List *a, List *b)
+{
+	ListCell   *la;
+	ListCell   *lb;
+
+	if (list_length(a) != list_length(b))
+		return false;
+	forboth(la, a, lb, b)
+		if (((PendingRow *) lfirst(la))->id != ((PendingRow *) lfirst(lb))->id)
+			return false;
+	return true;
+}
+
+/* Lock the members' rows; decide those again that have moved. */
+static void
+recheck(Run *run, Member **members, int n)
+{
+	Member	   *before = palloc(sizeof(Member) * (n + 1));
+	MemoryContext old;
+	int			i;
+	int			f;
+
+	for (i = 0; i < n; i++)
+	{
+		before[i] = *members[i];
+		members[i]->pending = NIL;
+	}
+	rows_read(run->map, members, n, true, run->page_cxt);
+	queue_read_pending(run->map, members, n, run->page_cxt);
+	old = MemoryContextSwitchTo(run->page_cxt);
+	for (i = 0; i < n; i++)
+	{
+		Member	   *m = members[i];
+		bool		moved = m->nrows != before[i].nrows ||
+			!same_pending(m->pending, before[i].pending);
+
+		for (f = 0; f < run->map->nfields && !moved; f++)
+			moved = !same_text(m->local[f], before[i].local[f]);
+		if (moved)
+			decide_member(run, m);
+		else
+			m->pending = before[i].pending; /* with their outcome */
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* ---- one member ---- */
+
+/* Fields that take Firestore's value go to the member's rows. */
+static void
+write_rows(Run *run, Member *m)
+{
+	int		   *fields = palloc(sizeof(int) * run->map->nfields);
+	char	  **values = palloc(sizeof(char *) * run->map->nfields);
+	int			n = 0;
+	int			f;
+
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		if (m->result[f].action != MERGE_PULL)
+			continue;
+		fields[n] = f;
+		values[n++] = unconstify(char *, m->inputs[f].remote);
+		capture_expect(m->key, run->map->fields[f].name, m->inputs[f].remote);
+	}
+	rows_write(run->map, m, fields, values, n);
+	capture_expect_end();
+}
+
+static void
+set_base(Member *m, int f, const char *value, MergeStamp stamp,
+		 MergeOrigin origin)
+{
+	BaseValue  *base = &m->base[f];
+
+	base->value = unconstify(char *, value);
+	base->stamp = base->value != NULL && stamp.upto < base->stamp ?
+		base->stamp : stamp.upto;
+	base->origin = origin;
+	base->dirty = true;
+}
+
+/*
+ * What both sides now agree on.  A remote value that lost becomes the base as
+ * well: it has been seen, so that a push which has to be tried again is not a
+ * second conflict.
+ */
+static void
+update_base(Run *run, Member *m)
+{
+	int			f;
+
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		const MergeInput *in = &m->inputs[f];
+		const MergeResult *res = &m->result[f];
+
+		if (res->action == MERGE_AGREE ||
+			(res->action == MERGE_PULL && run->opt.pull))
+		{
+			if (!m->enqueued[f])
+				set_base(m, f, in->remote, res->stamp, res->winner);
+		}
+		else if (res->action == MERGE_PUSH && res->conflict &&
+				 in->remote != NULL && decide_writes(run, m, f))
+			set_base(m, f, in->remote, in->remote_stamp, ORIGIN_FIRESTORE);
+	}
+}
+
+/* Note what is about to be sent. */
+static void
+add_note(Run *run, Member *m)
+{
+	FlightNote *note = palloc0(sizeof(FlightNote));
+	int			f;
+
+	note->run = run->id;
+	note->has_pre = !m->doc->missing;
+	note->pre = m->doc->missing ? 0 : m->doc->update_time;
+	note->fields = palloc(sizeof(int) * run->map->nfields);
+	note->values = palloc(sizeof(char *) * run->map->nfields);
+	note->stamps = palloc(sizeof(TimestampTz) * run->map->nfields);
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		if (!decide_writes(run, m, f))
+			continue;
+		note->fields[note->nvalues] = f;
+		note->values[note->nvalues] = unconstify(char *,
+												 m->result[f].action == MERGE_PUSH ?
+												 m->inputs[f].local : m->inputs[f].remote);
+		note->stamps[note->nvalues++] = m->result[f].stamp.upto;
+	}
+	m->notes = lappend(list_copy(m->notes), note);
+}
+
+/* {"field": [old, new], ...} of what is written to one side; NULL if nothing. */
+char *
+change_json(const Run *run, const Member *m, bool firestore)
+{
+	StringInfoData buf;
+	int			f;
+
+	initStringInfo(&buf);
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		const MergeInput *in = &m->inputs[f];
+		bool		pull = m->result[f].action == MERGE_PULL;
+		const char *was;
+		const char *now;
+
+		if (firestore ? !decide_writes(run, m, f) : !(pull && run->opt.pull))
+			continue;
+		was = !firestore ? in->local : m->enqueued[f] ? m->base[f].value : in->remote;
+		now = firestore && m->result[f].action == MERGE_PUSH ?
+			in->local : in->remote;
+		appendStringInfoChar(&buf, buf.len == 0 ? '{' : ',');
+		escape_json(&buf, run->map->fields[f].name);
+		appendStringInfo(&buf, ":[%s,%s]", was ? was : CANON_NULL, now);
+	}
+	if (buf.len == 0)
+		return NULL;
+	appendStringInfoChar(&buf, '}');
+	return buf.data;
+}
+
+/* ---- a batch in one transaction ---- */
+
+/* Queue rows of members that have nothing to push. */
+static void
+settle_rows(Run *run, Member **members, int n)
+{
+	int			max = 0;
+	int			count = 0;
+	int64	   *ids;
+	char	  **errors;
+	ListCell   *lc;
+	int			i;
+
+	for (i = 0; i < n; i++)
+		max += list_length(members[i]->pending);
+	ids = palloc(sizeof(int64) * (max + 1));
+	errors = palloc(sizeof(char *) * (max + 1));
+	for (i = 0; i < n; i++)
+	{
+		Member	   *m = members[i];
+
+		if (m->has_push || (m->withheld && m->problem == NULL))
+			continue;
+		foreach(lc, m->pending)
+		{
+			PendingRow *row = lfirst(lc);
+
+			ids[count] = row->id;
+			errors[count++] = row->error;
+			if (row->error != NULL)
+				run->figures.to_firestore_failed++;
+		}
+	}
+	queue_settle(run->map, ids, errors, count);
+}
+
+/* A field that cannot be pushed and that no row in the queue speaks for. */
+static void
+report_field_errors(Run *run, Member *m)
+{
+	ListCell   *lc;
+	int			f;
+
+	foreach(lc, m->pending)
+		if (((PendingRow *) lfirst(lc))->error != NULL)
+			return;
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		if (m->field_error == NULL || m->field_error[f] == NULL)
+			continue;
+		queue_add_failed(run->map, m,
+						 psprintf("%s: %s", run->map->fields[f].name,
+								  m->field_error[f]));
+		run->figures.to_firestore_failed++;
+		return;
+	}
+	if (m->problem != NULL && m->nrows > 0 && m->pending == NIL)
+		queue_add_failed(run->map, m, m->problem);
+}
+
+static void
+count_entries(Run *run, Member *m)
+{
+	ListCell   *lc;
+
+	foreach(lc, m->entries)
+		if (((Entry *) lfirst(lc))->outcome == ENTRY_FAILED)
+			run->figures.to_django_failed++;
+}
+
+/* Everything of one member but its rows; palloc's in the batch's context. */
+static void
+record_member(Run *run, Member *m)
+{
+	if (m->problem != NULL)
+		return;
+	update_base(run, m);
+	if (m->has_push)
+		add_note(run, m);
+	if (m->withheld)
+		return;
+	m->doc_update_time = m->doc->missing ? 0 : m->doc->update_time;
+	if (!m->has_push)
+	{
+		m->first_contact = false;
+		m->tombstone = m->gone ? run->started_at : 0;
+	}
+}
+
+static void
+apply_members(Run *run, Member **members, int n)
+{
+	Member	  **pulls = palloc(sizeof(Member *) * (n + 1));
+	char	  **keys = palloc(sizeof(char *) * (n + 1));
+	char	  **changes = palloc(sizeof(char *) * (n + 1));
+	List	   *conflicts = NIL;
+	List	   *entries = NIL;
+	MemoryContext old;
+	int			npulls = 0;
+	int			nchanges = 0;
+	int			i;
+
+	for (i = 0; i < n; i++)
+		if (members[i]->has_pull)
+			pulls[npulls++] = members[i];
+	if (npulls > 0)
+		recheck(run, pulls, npulls);
+	for (i = 0; i < npulls; i++)
+	{
+		if (!pulls[i]->has_pull)
+			continue;
+		keys[nchanges] = pulls[i]->key;
+		changes[nchanges++] = change_json(run, pulls[i], false);
+		write_rows(run, pulls[i]);
+	}
+	for (i = 0; i < n; i++)
+	{
+		conflicts = list_concat(conflicts, decide_conflicts(run, members[i]));
+		entries = list_concat(entries, members[i]->entries);
+		count_entries(run, members[i]);
+		old = MemoryContextSwitchTo(run->page_cxt);
+		record_member(run, members[i]);
+		MemoryContextSwitchTo(old);
+		report_field_errors(run, members[i]);
+	}
+	settle_rows(run, members, n);
+	store_change_log(run, "django", keys, changes, nchanges);
+	run->figures.conflicts += store_conflicts(run, conflicts);
+	run->figures.to_django += nchanges;
+	store_decide_entries(run, entries);
+	store_write_members(run, members, n);
+}
+
+/* ---- failures ---- */
+
+static bool
+is_passing(int sqlstate)
+{
+	return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
+		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE;
+}
+
+/* An error that is not about the members, but about the run. */
+static bool
+is_fatal(int sqlstate)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return sqlstate == ERRCODE_QUERY_CANCELED ||
+		category == ERRCODE_OPERATOR_INTERVENTION ||
+		category == ERRCODE_INSUFFICIENT_RESOURCES ||
+		category == ERRCODE_SYSTEM_ERROR ||
+		category == ERRCODE_INTERNAL_ERROR;
+}
+
+/* Apply in a transaction of its own; NULL, or the error it failed with. */
+static ErrorData *
+try_apply(Run *run, Member **members, int n)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	RunFigures	figures = run->figures;
+	Member	   *saved = palloc(sizeof(Member) * (n + 1));
+	Size		base_size = sizeof(BaseValue) * run->map->nfields;
+	ErrorData  *volatile error = NULL;
+	int			i;
+
+	for (i = 0; i < n; i++)
+	{
+		saved[i] = *members[i];
+		saved[i].base = memcpy(palloc(base_size), members[i]->base, base_size);
+	}
+	PG_TRY();
+	{
+		tx_begin();
+		apply_members(run, members, n);
+		SPI_connect();
+		SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
+		SPI_finish();
+		tx_commit();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		capture_expect_end();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(cxt);
+	if (error == NULL)
+		return NULL;
+	if (is_fatal(error->sqlerrcode))
+		ReThrowError(error);
+	run->figures = figures;
+	for (i = 0; i < n; i++)
+		*members[i] = saved[i];
+	return error;
+}
+
+/* A member on its own: what it cannot take is held and said. */
+static void
+apply_alone(Run *run, Member *m)
+{
+	ErrorData  *error = try_apply(run, &m, 1);
+
+	if (error != NULL && !is_passing(error->sqlerrcode) && m->has_pull)
+	{
+		m->refused = error->message;
+		tx_begin();
+		MemoryContextSwitchTo(run->page_cxt);
+		decide_member(run, m);
+		tx_commit();
+		error = try_apply(run, &m, 1);
+	}
+	if (error == NULL)
+		return;
+	m->has_push = false;
+	m->again = is_passing(error->sqlerrcode);
+	if (!m->again)
+		ReThrowError(error);
+}
+
+/*
+ * Apply a batch.  Afterwards members with has_push are noted and are to be
+ * sent; those with again are to be read again.
+ */
+void
+apply_batch(Run *run, Batch *batch)
+{
+	Member	  **members = palloc(sizeof(Member *) * (batch->n + 1));
+	int			i;
+
+	for (i = 0; i < batch->n; i++)
+		members[i] = &batch->members[i];
+	if (try_apply(run, members, batch->n) == NULL)
+		return;
+	for (i = 0; i < batch->n; i++)
+		apply_alone(run, members[i]);
+}

@@ -1,0 +1,154 @@
+/*
+ * attachutil.c
+ *		Small things that attaching, detaching and mapping share: reports,
+ *		ownership, names, the lock on the attachment.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "attach.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_class.h"
+#include "lib/stringinfo.h"
+#include "mapping.h"
+#include "miscadmin.h"
+#include "scope.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/tuplestore.h"
+
+void
+report_begin(Report *report, FunctionCallInfo fcinfo)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	MemoryContext caller;
+
+	if (result == NULL || !IsA(result, ReturnSetInfo) ||
+		!(result->allowedModes & SFRM_Materialize))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("set-valued function called in context that cannot accept a set")));
+	caller = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
+	if (get_call_result_type(fcinfo, NULL, &report->desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+	report->store = tuplestore_begin_heap(false, false, work_mem);
+	result->returnMode = SFRM_Materialize;
+	result->setResult = report->store;
+	result->setDesc = report->desc;
+	MemoryContextSwitchTo(caller);
+}
+
+void
+report_row(Report *report, const char *object, const char *outcome,
+		   const char *fmt,...)
+{
+	Datum		values[3];
+	bool		nulls[3] = {false, false, false};
+	StringInfoData detail;
+
+	initStringInfo(&detail);
+	for (;;)
+	{
+		va_list		args;
+		int			needed;
+
+		va_start(args, fmt);
+		needed = appendStringInfoVA(&detail, fmt, args);
+		va_end(args);
+		if (needed == 0)
+			break;
+		enlargeStringInfo(&detail, needed);
+	}
+	values[0] = CStringGetTextDatum(object);
+	values[1] = CStringGetTextDatum(outcome);
+	values[2] = CStringGetTextDatum(detail.data);
+	tuplestore_putvalues(report->store, report->desc, values, nulls);
+}
+
+void
+require_owner(Oid relid)
+{
+#if PG_VERSION_NUM >= 160000
+	bool		mine = object_ownercheck(RelationRelationId, relid, GetUserId());
+#else
+	bool		mine = pg_class_ownercheck(relid, GetUserId());
+#endif
+
+	if (!mine)
+		aclcheck_error(ACLCHECK_NOT_OWNER,
+					   get_relkind_objtype(get_rel_relkind(relid)),
+					   get_rel_name(relid));
+}
+
+Oid
+relation_owner_oid(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+char *
+relation_qualified(Oid relid)
+{
+	char	   *name = get_rel_name(relid);
+
+	if (name == NULL)
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  name);
+}
+
+Oid
+column_type(Oid relid, const char *column)
+{
+	AttrNumber	attnum = get_attnum(relid, column);
+
+	return attnum > 0 ? get_atttype(relid, attnum) : InvalidOid;
+}
+
+bool
+lock_attachment(Oid *member_relid, Oid *queue_relid)
+{
+	SqlScope	scope;
+	bool		attached;
+	bool		isnull;
+
+	LockRelationOid(ekksync_table_oid("state"), ShareRowExclusiveLock);
+	sql_enter(&scope, ekksync_owner_oid());
+	sql_run("SELECT member_table::oid, queue_table::oid FROM ekksync.state",
+			0, NULL, NULL, NULL, false, 1);
+	attached = SPI_processed > 0;
+	if (attached)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+
+		*member_relid = DatumGetObjectId(SPI_getbinval(tuple, desc, 1, &isnull));
+		*queue_relid = DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &isnull));
+	}
+	sql_leave(&scope);
+	return attached;
+}
+
+void
+run_ddl(Oid role, const char *statement)
+{
+	SqlScope	scope;
+	int			code;
+
+	sql_enter(&scope, role);
+	code = SPI_execute(statement, false, 0);
+	if (code < 0)
+		elog(ERROR, "SPI_execute failed: %s", SPI_result_code_string(code));
+	sql_leave(&scope);
+}

@@ -1,0 +1,177 @@
+/*
+ * audit.c
+ *		SQL over what the extension keeps for people: conflicts, the change
+ *		log, the plan of a dry run.
+ *
+ * May not know: how a decision was made.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+
+#include "scope.h"
+#include "sqlvalue.h"
+#include "store.h"
+
+static void
+audit_run(SqlScope *scope, const char *query, int nargs, Oid *types,
+		  Datum *values)
+{
+	sql_enter(scope, ekksync_owner_oid());
+	sql_run(query, nargs, types, values, NULL, false, 0);
+}
+
+/* A time of the merge as SQL knows it; its "never" is null. */
+static TimestampTz
+audit_time(MergeTime t)
+{
+	return t <= MIN_TIMESTAMP ? 0 : t;
+}
+
+/*
+ * Record conflicts.  The same conflict (values and times of both sides) is
+ * recorded once, however often its member is tried; the run's own figure
+ * counts the new ones.
+ */
+int
+store_conflicts(Run *run, List *conflicts)
+{
+	Oid			types[] = {INT8OID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
+		JSONBARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
+	TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BOOLARRAYOID};
+	int			n = list_length(conflicts);
+	char	  **text[6];
+	TimestampTz *times[3];
+	bool	   *potential = palloc(sizeof(bool) * (n + 1));
+	Datum		values[11];
+	SqlScope	scope;
+	int			count;
+	int			i;
+
+	if (n == 0)
+		return 0;
+	for (i = 0; i < 6; i++)
+		text[i] = palloc(sizeof(char *) * n);
+	for (i = 0; i < 3; i++)
+		times[i] = palloc(sizeof(TimestampTz) * n);
+	for (i = 0; i < n; i++)
+	{
+		const ConflictRow *row = list_nth(conflicts, i);
+
+		text[0][i] = unconstify(char *, row->key);
+		text[1][i] = unconstify(char *, row->field);
+		text[2][i] = unconstify(char *, row->django_value);
+		text[3][i] = unconstify(char *, row->firestore_value);
+		text[4][i] = unconstify(char *, row->winner);
+		text[5][i] = unconstify(char *, row->rule);
+		times[0][i] = row->django_stamp.from == row->django_stamp.upto ?
+			audit_time(row->django_stamp.upto) : 0;
+		times[1][i] = audit_time(row->firestore_stamp.from);
+		times[2][i] = audit_time(row->firestore_stamp.upto);
+		potential[i] = row->potential;
+	}
+	values[0] = Int64GetDatum(run->id);
+	values[1] = sql_text_array(text[0], n);
+	values[2] = sql_text_array(text[1], n);
+	values[3] = sql_json_array(text[2], n);
+	values[4] = sql_json_array(text[3], n);
+	values[5] = sql_time_array(times[0], n);
+	values[6] = sql_time_array(times[1], n);
+	values[7] = sql_time_array(times[2], n);
+	values[8] = sql_text_array(text[4], n);
+	values[9] = sql_text_array(text[5], n);
+	values[10] = sql_bool_array(potential, n);
+	audit_run(&scope,
+			  "INSERT INTO ekksync.conflict (run, key, field, django_value, "
+			  "firestore_value, django_time, firestore_time_from, "
+			  "firestore_time, winner, rule, potential) SELECT $1, u.* FROM "
+			  "unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11) "
+			  "u(k, f, dv, fv, dt, ff, ft, w, r, p) "
+			  "WHERE NOT EXISTS (SELECT FROM ekksync.conflict c "
+			  "WHERE c.key = u.k AND c.field = u.f "
+			  "AND c.django_value IS NOT DISTINCT FROM u.dv "
+			  "AND c.firestore_value IS NOT DISTINCT FROM u.fv "
+			  "AND c.django_time IS NOT DISTINCT FROM u.dt "
+			  "AND c.firestore_time IS NOT DISTINCT FROM u.ft) "
+			  "RETURNING key, field, potential",
+			  11, types, values);
+	count = (int) SPI_processed;
+	for (i = 0; i < count; i++)
+		if (sql_get_bool(i, 3))
+			ereport(WARNING,
+					(errmsg("potential conflict in field \"%s\" of member %s",
+							sql_get_text(i, 2, CurrentMemoryContext),
+							mask_key(sql_get_text(i, 1, CurrentMemoryContext))),
+					 errdetail("Both sides changed it within ekksync.conflict_window."),
+					 errhint("See the view ekksync_conflicts.")));
+	sql_leave(&scope);
+	return count;
+}
+
+void
+store_change_log(Run *run, const char *side, char **keys, char **changes,
+				 int n)
+{
+	Oid			types[] = {INT8OID, TEXTOID, TEXTARRAYOID, JSONBARRAYOID};
+	Datum		values[4];
+	SqlScope	scope;
+
+	if (n == 0)
+		return;
+	values[0] = Int64GetDatum(run->id);
+	values[1] = sql_text(side);
+	values[2] = sql_text_array(keys, n);
+	values[3] = sql_json_array(changes, n);
+	audit_run(&scope,
+			  "INSERT INTO ekksync.change_log (run, side, key, changes) "
+			  "SELECT $1, $2, u.* FROM unnest($3, $4) u", 4, types, values);
+	sql_leave(&scope);
+}
+
+/* Forget the plans of earlier dry runs. */
+void
+store_plan_reset(void)
+{
+	SqlScope	scope;
+
+	audit_run(&scope, "DELETE FROM ekksync.plan", 0, NULL, NULL);
+	sql_leave(&scope);
+}
+
+/* Add planned writes: parallel arrays, values canonical or NULL. */
+void
+store_plan(Run *run, PlanRow *rows, int n)
+{
+	Oid			types[] = {INT8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+	JSONBARRAYOID, JSONBARRAYOID, TEXTARRAYOID};
+	char	  **text[6];
+	Datum		values[7];
+	SqlScope	scope;
+	int			i;
+
+	if (n == 0)
+		return;
+	for (i = 0; i < 6; i++)
+		text[i] = palloc(sizeof(char *) * n);
+	for (i = 0; i < n; i++)
+	{
+		text[0][i] = unconstify(char *, rows[i].key);
+		text[1][i] = unconstify(char *, rows[i].side);
+		text[2][i] = unconstify(char *, rows[i].field);
+		text[3][i] = unconstify(char *, rows[i].old_value);
+		text[4][i] = unconstify(char *, rows[i].new_value);
+		text[5][i] = unconstify(char *, rows[i].note);
+	}
+	values[0] = Int64GetDatum(run->id);
+	values[1] = sql_text_array(text[0], n);
+	values[2] = sql_text_array(text[1], n);
+	values[3] = sql_text_array(text[2], n);
+	values[4] = sql_json_array(text[3], n);
+	values[5] = sql_json_array(text[4], n);
+	values[6] = sql_text_array(text[5], n);
+	audit_run(&scope,
+			  "INSERT INTO ekksync.plan (run, key, side, field, old_value, "
+			  "new_value, note) SELECT $1, u.* "
+			  "FROM unnest($2, $3, $4, $5, $6, $7) u", 7, types, values);
+	sql_leave(&scope);
+}

@@ -1,0 +1,218 @@
+/*
+ * check.c
+ *		ekksync_check(): each precondition of a run, met or not.
+ *
+ * May not know: how a run works.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "firestore.h"
+#include "look.h"
+#include "mapping.h"
+#include "scope.h"
+#include "settings.h"
+#include "sqlvalue.h"
+#include "srf.h"
+#include "store.h"
+
+PG_FUNCTION_INFO_V1(ekksync_check);
+
+typedef struct Checks
+{
+	Tuplestorestate *store;
+	TupleDesc	desc;
+} Checks;
+
+static void
+add(Checks *c, const char *name, bool ok, const char *detail,
+	const char *hint)
+{
+	Datum		values[4];
+	bool		isnull[4] = {false, false, detail == NULL, ok || hint == NULL};
+
+	values[0] = CStringGetTextDatum(name);
+	values[1] = BoolGetDatum(ok);
+	values[2] = sql_text(detail);
+	values[3] = isnull[3] ? (Datum) 0 : sql_text(hint);
+	tuplestore_putvalues(c->store, c->desc, values, isnull);
+}
+
+static void
+check_mapping(Checks *c, const Mapping *map)
+{
+	int			nfields = 0;
+	int			f;
+
+	if (map->problem != NULL)
+		add(c, "mapping", false, map->problem,
+			"Attach again, or correct the mapping with ekksync_map().");
+	for (f = 0; f < map->nfields; f++)
+	{
+		if (map->fields[f].problem == NULL)
+			nfields++;
+		else
+			add(c, "mapping", false,
+				psprintf("field \"%s\" is suspended: %s", map->fields[f].name,
+						 map->fields[f].problem),
+				"Correct it with ekksync_map(), or drop it with ekksync_unmap().");
+	}
+	add(c, "fields", nfields > 0, psprintf("%d fields are mapped", nfields),
+		"Map fields with ekksync_map().");
+}
+
+/* Every watched table has its enabled triggers? */
+static void
+check_triggers(Checks *c, const Mapping *map)
+{
+	Oid			types[] = {OIDOID};
+	SqlScope	scope;
+	int			missing = 0;
+	int			i;
+
+	sql_enter(&scope, ekksync_owner_oid());
+	for (i = 0; i < map->nwatched; i++)
+	{
+		Datum		values[] = {ObjectIdGetDatum(map->watched[i].relid)};
+
+		sql_run("SELECT count(*), $1::regclass::text FROM pg_trigger "
+				"WHERE tgrelid = $1 AND tgenabled <> 'D' "
+				"AND tgfoid = 'ekksync.capture'::regproc",
+				1, types, values, NULL, true, 0);
+		if (sql_get_int8(0, 1) >= 2)
+			continue;
+		missing++;
+		add(c, "triggers", false,
+			psprintf("a trigger on %s is missing or disabled",
+					 sql_get_text(0, 2, CurrentMemoryContext)),
+			"Call ekksync_attach() again: it mends what is missing.");
+	}
+	sql_leave(&scope);
+	if (missing == 0)
+		add(c, "triggers", true,
+			psprintf("%d tables are watched", map->nwatched), NULL);
+}
+
+static void
+check_keys(Checks *c, const Mapping *map)
+{
+	SqlScope	scope;
+	int64		doubled;
+	int64		malformed;
+	int64		members;
+
+	sql_enter(&scope, map->owner);
+	sql_run(psprintf("SELECT count(*) FILTER (WHERE n > 1), "
+					 "count(*) FILTER (WHERE k IS NULL OR k !~ '^[0-9]{10}$'), "
+					 "coalesce(sum(n), 0)::int8 "
+					 "FROM (SELECT %s::text AS k, count(*) AS n FROM %s%s%s "
+					 "GROUP BY 1) g",
+					 quote_identifier(map->key_column), map->member_table,
+					 map->filter ? " WHERE " : "",
+					 map->filter ? map->filter : ""),
+			0, NULL, NULL, NULL, true, 0);
+	doubled = sql_get_int8(0, 1);
+	malformed = sql_get_int8(0, 2);
+	members = sql_get_int8(0, 3);
+	sql_leave(&scope);
+	add(c, "keys", doubled == 0 && malformed == 0,
+		psprintf(INT64_FORMAT " members; " INT64_FORMAT " kennitala doubled, "
+				 INT64_FORMAT " missing or malformed", members, doubled,
+				 malformed),
+		"These members are not synced until their kennitala is right.");
+	add(c, "scan", true,
+		psprintf("scan = %s; a full scan reads " INT64_FORMAT " documents",
+				 settings_scan_name(settings.scan), members), NULL);
+}
+
+static void
+check_role(Checks *c, const Mapping *map)
+{
+	char	   *name = GetUserNameFromId(map->owner, false);
+
+	add(c, "role", true,
+		psprintf("a run works as %s%s", name,
+				 superuser_arg(map->owner) ? ", a superuser named explicitly" : ""),
+		NULL);
+}
+
+/* Ask Firestore for one document that need not exist. */
+static void
+check_firestore(Checks *c)
+{
+	const char *host = settings_emulator_host();
+	char	   *id = "ekksync-check";
+	TimestampTz asked;
+	TimestampTz answered;
+	TimestampTz read_time;
+	FsDoc		doc;
+	FsError		err;
+	double		skew;
+
+	if (settings.project[0] == '\0')
+	{
+		add(c, "project", false, "ekksync.project is not set",
+			"Set it for the database: ALTER DATABASE ... SET ekksync.project = 'my-project'.");
+		return;
+	}
+	add(c, "project", true,
+		psprintf("project %s, database %s, %s%s", settings.project,
+				 settings.database_id, host ? "emulator at " : "the service",
+				 host ? host : ""), NULL);
+	asked = GetCurrentTimestamp();
+	if (!fs_get(look_client(CurrentMemoryContext), "sync_logs", &id, 1, NULL,
+				0, &doc, &read_time, &err))
+	{
+		add(c, "reachable", false, err.message,
+			host ? "Start the emulator, or correct ekksync.emulator_host." :
+			"Check the network, the project and the credentials.");
+		return;
+	}
+	answered = GetCurrentTimestamp();
+	add(c, "reachable", true,
+		psprintf("answered in %.0f ms", (answered - asked) / 1000.0), NULL);
+	skew = (asked + (answered - asked) / 2 - read_time) / (double) USECS_PER_SEC;
+	add(c, "clock", skew < 60 && skew > -60,
+		psprintf("this server's clock is %.1f s %s of Firestore's",
+				 skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead"),
+		"Let both be set by NTP: last write wins by these clocks.");
+}
+
+/*
+ * ekksync_check()
+ *
+ * Waits for Firestore inside the caller's statement, unlike a run.
+ */
+Datum
+ekksync_check(PG_FUNCTION_ARGS)
+{
+	const Mapping *map = mapping_get();
+	StoreState	state;
+	Checks		c;
+
+	c.store = srf_begin(fcinfo, &c.desc);
+	add(&c, "attached", map != NULL,
+		map ? psprintf("to %s, queue %s", map->member_table, map->queue_table) :
+		"nothing is attached",
+		"Call ekksync_attach('membership_comrade').");
+	if (map != NULL && store_state(&state, CurrentMemoryContext))
+	{
+		add(&c, "not paused", !state.paused, state.paused_reason,
+			"Call ekksync_resume().");
+		check_mapping(&c, map);
+		check_triggers(&c, map);
+		check_keys(&c, map);
+		check_role(&c, map);
+	}
+	check_firestore(&c);
+	add(&c, "schedule", false,
+		"this version runs on demand only: nothing is scheduled",
+		"Call ekksync_run(), for example from cron by psql.");
+	return (Datum) 0;
+}

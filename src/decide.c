@@ -1,0 +1,521 @@
+/*
+ * decide.c
+ *		What is to be done about a member: gathers what both sides hold, lets
+ *		merge.c decide each field, and draws the consequences.
+ *
+ * Called once a member is read, and again under the row's lock if the row or
+ * its queue moved meanwhile: it starts from scratch each time.
+ *
+ * May not know: SQL, HTTP.
+ */
+#include "postgres.h"
+
+#include "nodes/bitmapset.h"
+
+#include "run.h"
+#include "settings.h"
+
+/* ---- the document ---- */
+
+/* One field of the document: readable, and fit for its column? */
+static void
+read_remote(const Mapping *map, Member *m, int f)
+{
+	const Field *field = &map->fields[f];
+	const cJSON *value = NULL;
+	SyncError	err = {0};
+	StringInfoData plain;
+	bool		isnull;
+	Datum		datum;
+
+	if (field->problem != NULL)
+		return;
+	if (!m->doc->missing && m->doc->fields != NULL)
+		value = path_find(m->doc->fields, &field->path);
+	m->remote_missing[f] = value == NULL;
+	m->remote[f] = value_decode(&field->codec, value, &err);
+	if (m->remote[f] != NULL && OidIsValid(field->relid) &&
+		!field->push_only && !m->remote_missing[f] &&
+		!value_to_datum(&field->codec, m->remote[f], field->typid,
+						field->typmod, field->notnull, &datum, &isnull, &err))
+		m->remote[f] = NULL;
+	if (m->remote[f] != NULL)
+		return;
+	m->remote_error[f] = err.message;
+	initStringInfo(&plain);
+	if (value_to_plain(value, &plain, NULL))
+		m->remote_plain[f] = canon_from_json(plain.data, NULL);
+}
+
+/* Fill the remote side of a member from its document and entries. */
+void
+decide_remote(Run *run, Member *m)
+{
+	int			n = run->map->nfields;
+	int			f;
+
+	m->remote = palloc0(sizeof(char *) * n);
+	m->remote_error = palloc0(sizeof(char *) * n);
+	m->remote_plain = palloc0(sizeof(char *) * n);
+	m->remote_missing = palloc0(sizeof(bool) * n);
+	for (f = 0; f < n; f++)
+		read_remote(run->map, m, f);
+	entries_parse(run->map, m);
+}
+
+/* ---- notes of our own writes ---- */
+
+/*
+ * A value of the document that equals a noted one is our own write: it becomes
+ * the base.  A note is over when all of it is there, or when the document was
+ * written by anybody after the note was made.
+ */
+static void
+settle_notes(const Mapping *map, Member *m)
+{
+	ListCell   *lc;
+	int			i;
+
+	foreach(lc, m->notes)
+	{
+		FlightNote *note = lfirst(lc);
+		bool		complete = !m->doc->missing;
+
+		for (i = 0; i < note->nvalues && !m->doc->missing; i++)
+		{
+			int			f = note->fields[i];
+			BaseValue  *base = &m->base[f];
+
+			if (m->remote[f] == NULL ||
+				strcmp(m->remote[f], note->values[i]) != 0)
+			{
+				complete = false;
+				continue;
+			}
+			if (base->value != NULL && strcmp(base->value, note->values[i]) == 0)
+				continue;
+			base->value = note->values[i];
+			base->stamp = Max(base->stamp, note->stamps[i]);
+			base->origin = ORIGIN_DJANGO;
+			base->dirty = true;
+		}
+		if (complete ||
+			(!m->doc->missing &&
+			 (!note->has_pre || m->doc->update_time > note->pre)))
+			note->dropped = true;
+	}
+}
+
+/* ---- times ---- */
+
+/* When was the local value written? */
+static MergeStamp
+local_stamp(const Run *run, const Member *m, int f)
+{
+	MergeStamp	stamp;
+	TimestampTz last = 0;
+	ListCell   *lc;
+
+	foreach(lc, m->pending)
+	{
+		const PendingRow *row = lfirst(lc);
+
+		if (strcmp(row->action, "delete") == 0 ||
+			(row->fields != NULL && !bms_is_member(f, row->fields)))
+			continue;
+		last = Max(last, row->stamp);
+	}
+	if (last == 0 && m->first_contact &&
+		strcmp(run->map->initial, "newest") == 0)
+		last = m->history != NULL && m->history[f] != 0 ?
+			m->history[f] : run->map->attached_at;
+	if (last != 0)
+	{
+		stamp.from = stamp.upto = last;
+		return stamp;
+	}
+	stamp.from = m->base[f].value != NULL ? m->base[f].stamp : MIN_TIMESTAMP;
+	stamp.upto = m->first_contact ? run->map->attached_at : run->started_at;
+	stamp.upto = Max(stamp.upto, stamp.from + 1);
+	return stamp;
+}
+
+/* When was the document's value written? */
+static MergeStamp
+remote_stamp(const Run *run, const Member *m, int f)
+{
+	MergeStamp	stamp;
+	const Entry *entry = NULL;
+
+	if (m->remote[f] != NULL)
+		entry = entries_explaining(m, f, m->remote[f]);
+	if (entry != NULL)
+	{
+		stamp.from = stamp.upto = entry->stamp;
+		return stamp;
+	}
+	stamp.upto = m->doc->update_time;
+	stamp.from = m->doc_update_time != 0 ? m->doc_update_time :
+		m->doc->create_time - 1;
+	if (m->first_contact && strcmp(run->map->initial, "newest") == 0)
+		stamp.from = stamp.upto;
+	stamp.from = Min(stamp.from, stamp.upto);
+	return stamp;
+}
+
+static MergeFirst
+first_policy(const Run *run, const Member *m)
+{
+	if (!m->first_contact)
+		return FIRST_NONE;
+	if (strcmp(run->map->initial, "firestore") == 0)
+		return FIRST_FIRESTORE;
+	if (strcmp(run->map->initial, "newest") == 0)
+		return FIRST_NEWEST;
+	return FIRST_DJANGO;
+}
+
+/* ---- a live member ---- */
+
+static MergePolicy
+merge_policy(Policy policy)
+{
+	switch (policy)
+	{
+		case POLICY_LWW:
+			break;
+		case POLICY_DJANGO_WINS:
+			return MERGE_DJANGO_WINS;
+		case POLICY_FIRESTORE_WINS:
+			return MERGE_FIRESTORE_WINS;
+		case POLICY_MANUAL:
+			return MERGE_MANUAL;
+	}
+	return MERGE_LWW;
+}
+
+static void
+decide_field(const Run *run, Member *m, int f)
+{
+	const Field *field = &run->map->fields[f];
+	MergeInput *in = &m->inputs[f];
+	TimestampTz stamp;
+	char	   *enqueued;
+
+	if (field->problem != NULL)
+		return;
+	if (m->local[f] == NULL)
+	{
+		m->field_error[f] = m->local_error[f];
+		return;
+	}
+	in->base = m->base[f].value;
+	in->local = m->local[f];
+	in->remote = m->remote[f];
+	in->remote_missing = m->remote_missing[f];
+	in->local_stamp = local_stamp(run, m, f);
+	in->remote_stamp = remote_stamp(run, m, f);
+	in->push_only = field->push_only;
+	in->policy = merge_policy(field->policy);
+	in->first = first_policy(run, m);
+	in->window = (MergeTime) settings.conflict_window * USECS_PER_SEC;
+	enqueued = field->push_only ? NULL : entries_enqueued(m, f, &stamp);
+	if (enqueued != NULL)
+	{
+		in->remote = enqueued;
+		in->remote_missing = false;
+		in->remote_stamp.from = in->remote_stamp.upto = stamp;
+		m->enqueued[f] = true;
+	}
+	m->result[f] = merge_field(in);
+	if (m->result[f].action == MERGE_PULL && m->refused != NULL)
+	{
+		m->result[f].action = MERGE_HOLD;
+		m->result[f].rule = RULE_INVALID;
+		m->result[f].conflict = true;
+		m->result[f].potential = false;
+	}
+}
+
+/* A document to be created takes every field. */
+static void
+decide_create(const Run *run, Member *m)
+{
+	int			f;
+
+	m->create = true;
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		if (run->map->fields[f].problem != NULL)
+			continue;
+		if (m->local[f] == NULL)
+		{
+			m->field_error[f] = m->local_error[f];
+			continue;
+		}
+		m->inputs[f].local = m->local[f];
+		m->inputs[f].local_stamp = local_stamp(run, m, f);
+		m->result[f].action = MERGE_PUSH;
+		m->result[f].winner = ORIGIN_DJANGO;
+		m->result[f].stamp = m->inputs[f].local_stamp;
+	}
+}
+
+/*
+ * Does the member's document get the field's value?  Also where Firestore's
+ * value won, or both agree, on a value that was only enqueued.
+ */
+bool
+decide_writes(const Run *run, const Member *m, int f)
+{
+	if (!run->opt.push || m->result == NULL || m->field_error[f] != NULL)
+		return false;
+	switch (m->result[f].action)
+	{
+		case MERGE_PUSH:
+			return true;
+		case MERGE_PULL:
+		case MERGE_AGREE:
+			return m->enqueued[f];
+		case MERGE_NOTHING:
+		case MERGE_HOLD:
+			break;
+	}
+	return false;
+}
+
+/* ---- a member whose row is gone ---- */
+
+static bool
+has_delete(const Member *m)
+{
+	ListCell   *lc;
+
+	foreach(lc, m->pending)
+		if (strcmp(((PendingRow *) lfirst(lc))->action, "delete") == 0)
+			return true;
+	return false;
+}
+
+/*
+ * The document becomes inactive, or goes.  Only the status is merged; what
+ * else differs from the base is a remote edit that lost.
+ */
+static void
+decide_gone(const Run *run, Member *m)
+{
+	int			f = run->map->nfields - 1;
+	MergeInput *in = &m->inputs[f];
+	bool		ours = m->known || has_delete(m);
+
+	entries_fail(m, "member not found");
+	if (!ours || m->doc->missing)
+		return;
+	in->base = m->base[f].value;
+	in->local = canon_from_text("inactive");
+	in->remote = m->remote[f];
+	in->local_stamp.from = in->local_stamp.upto = run->started_at;
+	in->remote_stamp = remote_stamp(run, m, f);
+	in->push_only = true;
+	m->local[f] = unconstify(char *, in->local);
+	m->result[f].stamp = in->local_stamp;
+	m->result[f].action = MERGE_AGREE;
+	if (settings.on_local_delete == LOCAL_DELETE_DELETE ||
+		in->remote == NULL || strcmp(in->remote, in->local) != 0)
+		m->result[f].action = MERGE_PUSH;
+}
+
+/* ---- all of it ---- */
+
+static void
+reset_decision(const Run *run, Member *m)
+{
+	int			n = run->map->nfields;
+
+	m->inputs = palloc0(sizeof(MergeInput) * n);
+	m->result = palloc0(sizeof(MergeResult) * n);
+	m->enqueued = palloc0(sizeof(bool) * n);
+	m->field_error = palloc0(sizeof(char *) * n);
+	m->encoded = palloc0(sizeof(char *) * n);
+	m->gone = m->nrows == 0;
+	m->create = m->has_pull = m->has_push = m->withheld = false;
+	m->problem = NULL;
+}
+
+static bool
+well_formed(const char *key)
+{
+	return strlen(key) == 10 && strspn(key, "0123456789") == 10;
+}
+
+/* Make the Values to be pushed; one that Firestore cannot hold is an error. */
+static void
+encode_fields(const Run *run, Member *m)
+{
+	int			f;
+
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		StringInfoData buf;
+		SyncError	err = {0};
+		const char *value;
+
+		if (!decide_writes(run, m, f))
+			continue;
+		value = m->enqueued[f] ? m->inputs[f].remote : m->inputs[f].local;
+		if (m->result[f].action == MERGE_PUSH)
+			value = m->inputs[f].local;
+		initStringInfo(&buf);
+		if (value_encode(&run->map->fields[f].codec, value, &buf, &err))
+			m->encoded[f] = buf.data;
+		else
+			m->field_error[f] = err.message;
+	}
+}
+
+/* The rows that cannot be synced, with the reason of the first field. */
+static void
+decide_rows(const Run *run, Member *m)
+{
+	ListCell   *lc;
+	int			f;
+
+	foreach(lc, m->pending)
+	{
+		PendingRow *row = lfirst(lc);
+
+		if (m->problem != NULL)
+			row->error = m->problem;
+		if (row->error != NULL || m->gone)
+			continue;
+		for (f = 0; f < run->map->nfields && row->error == NULL; f++)
+			if (m->field_error[f] != NULL &&
+				(row->fields == NULL || bms_is_member(f, row->fields)))
+				row->error = psprintf("%s: %s", run->map->fields[f].name,
+									  m->field_error[f]);
+	}
+}
+
+/*
+ * Decide about a member that is read on both sides.  palloc's in the current
+ * memory context, which must live as long as the member.
+ */
+void
+decide_member(Run *run, Member *m)
+{
+	int			f;
+
+	reset_decision(run, m);
+	if (!well_formed(m->key))
+		m->problem = "kennitala is malformed";
+	else if (m->nrows > 1)
+		m->problem = psprintf("kennitala is held by %d rows", m->nrows);
+	if (m->problem != NULL)
+	{
+		entries_fail(m, m->problem);
+		decide_rows(run, m);
+		return;
+	}
+
+	settle_notes(run->map, m);
+	if (m->gone)
+		decide_gone(run, m);
+	else if (m->doc->missing)
+		decide_create(run, m);
+	else
+		for (f = 0; f < run->map->nfields; f++)
+			decide_field(run, m, f);
+	encode_fields(run, m);
+
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		MergeDecision action = m->result[f].action;
+
+		if (action == MERGE_PULL && !run->opt.pull)
+			m->withheld = true;
+		else if (action == MERGE_PULL)
+			m->has_pull = true;
+		if (decide_writes(run, m, f))
+			m->has_push = true;
+		else if (action == MERGE_PUSH && m->field_error[f] == NULL)
+			m->withheld = true;
+	}
+	if (!m->gone)
+		entries_conclude(run->map, m);
+	decide_rows(run, m);
+}
+
+/* ---- conflicts ---- */
+
+static ConflictRow *
+new_conflict(const Run *run, const Member *m, int f)
+{
+	ConflictRow *row = palloc0(sizeof(ConflictRow));
+
+	row->key = m->key;
+	row->field = run->map->fields[f].name;
+	row->django_stamp = m->inputs[f].local_stamp;
+	row->firestore_stamp = m->inputs[f].remote_stamp;
+	return row;
+}
+
+/* Remote edits of a member that is gone: they have lost. */
+static List *
+conflicts_of_gone(const Run *run, const Member *m)
+{
+	List	   *list = NIL;
+	int			f;
+
+	for (f = 0; f < run->map->nfields - 1; f++)
+	{
+		ConflictRow *row;
+
+		if (m->doc->missing || m->base[f].value == NULL ||
+			m->remote[f] == NULL || m->remote_missing[f] ||
+			strcmp(m->remote[f], m->base[f].value) == 0)
+			continue;
+		row = new_conflict(run, m, f);
+		row->firestore_value = m->remote[f];
+		row->firestore_stamp = remote_stamp(run, m, f);
+		row->django_stamp.from = row->django_stamp.upto =
+			m->tombstone != 0 ? m->tombstone : run->started_at;
+		row->winner = "django";
+		row->rule = "member not found";
+		list = lappend(list, row);
+	}
+	return list;
+}
+
+/* The losers of a member's merge, as ConflictRows. */
+List *
+decide_conflicts(const Run *run, const Member *m)
+{
+	List	   *list = NIL;
+	int			f;
+
+	if (m->problem != NULL)
+		return NIL;
+	if (m->gone)
+		return conflicts_of_gone(run, m);
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		const MergeResult *res = &m->result[f];
+		ConflictRow *row;
+
+		if (!res->conflict ||
+			(res->action == MERGE_PULL && !run->opt.pull) ||
+			(res->action == MERGE_PUSH && !decide_writes(run, m, f)) ||
+			(res->rule == RULE_INVALID && entries_failed_on(m, f)))
+			continue;
+		row = new_conflict(run, m, f);
+		row->django_value = m->local[f];
+		row->firestore_value = m->inputs[f].remote != NULL ?
+			m->inputs[f].remote : m->remote_plain[f];
+		row->winner = res->action == MERGE_PULL ? "firestore" :
+			res->action == MERGE_PUSH ? "django" : "none";
+		row->rule = merge_rule_name(res->rule);
+		row->potential = res->potential;
+		list = lappend(list, row);
+	}
+	return list;
+}

@@ -1,0 +1,363 @@
+/*
+ * entries.c
+ *		What the queue entries of a member mean.
+ *
+ * An entry is {"profile.email": Value, ...}: field paths and their new values,
+ * or the same nested as maps.  Its values are not copied anywhere: the
+ * document is the truth about itself.  An entry tells when a value of the
+ * document was written, or, if the document does not hold its value, it is
+ * superseded, an echo of our own writes, or from a client that only enqueues.
+ *
+ * May not know: SQL, HTTP.
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "run.h"
+
+/* Paths that only we write, apart from the mapping's own. */
+static bool
+is_ignored(const FieldPath *path)
+{
+	return strcmp(path->segments[0], "metadata") == 0 ||
+		(path->nsegments == 1 && strcmp(path->segments[0], "updated_at") == 0);
+}
+
+/* Field of exactly this path, -1 if none. */
+static int
+field_of_path(const Mapping *map, const FieldPath *path)
+{
+	int			f;
+
+	for (f = 0; f < map->nfields; f++)
+		if (map->fields[f].path.quoted != NULL &&
+			strcmp(map->fields[f].path.quoted, path->quoted) == 0)
+			return f;
+	return -1;
+}
+
+/* Is this a map above mapped paths (profile), or above ignored ones? */
+static bool
+is_above(const Mapping *map, const FieldPath *path)
+{
+	int			f;
+	int			i;
+
+	for (f = 0; f < map->nfields; f++)
+	{
+		const FieldPath *p = &map->fields[f].path;
+
+		if (p->nsegments <= path->nsegments)
+			continue;
+		for (i = 0; i < path->nsegments; i++)
+			if (strcmp(p->segments[i], path->segments[i]) != 0)
+				break;
+		if (i == path->nsegments)
+			return true;
+	}
+	return false;
+}
+
+static EntryChange *
+add_change(Entry *entry, const char *path)
+{
+	EntryChange *change = palloc0(sizeof(EntryChange));
+
+	change->field = -1;
+	change->path = path;
+	entry->parsed = lappend(entry->parsed, change);
+	return change;
+}
+
+/* The value of a mapped path: readable, and fit for its column? */
+static void
+parse_value(const Mapping *map, EntryChange *change, int f,
+			const cJSON *value)
+{
+	const Field *field = &map->fields[f];
+	SyncError	err = {0};
+	bool		isnull;
+	Datum		datum;
+
+	change->field = f;
+	if (field->problem != NULL)
+	{
+		change->error = psprintf("the field is suspended: %s", field->problem);
+		return;
+	}
+	change->value = value_decode(&field->codec, value, &err);
+	if (change->value != NULL && OidIsValid(field->relid) &&
+		!value_to_datum(&field->codec, change->value, field->typid,
+						field->typmod, field->notnull, &datum, &isnull, &err))
+		change->value = NULL;
+	if (change->value == NULL)
+		change->error = err.message;
+}
+
+static void
+parse_change(const Mapping *map, Entry *entry, const char *text,
+			 const cJSON *value)
+{
+	FieldPath	path;
+	SyncError	err = {0};
+	const cJSON *inner;
+	const cJSON *child;
+	int			f;
+
+	if (!path_parse(text, &path, &err))
+	{
+		add_change(entry, text)->error = err.message;
+		return;
+	}
+	if ((f = field_of_path(map, &path)) >= 0)
+	{
+		parse_value(map, add_change(entry, text), f, value);
+		return;
+	}
+	if (is_ignored(&path))
+		return;
+	inner = cJSON_GetObjectItemCaseSensitive(value, "mapValue");
+	if (inner == NULL || !is_above(map, &path))
+	{
+		add_change(entry, text)->error = "unknown path";
+		return;
+	}
+	cJSON_ArrayForEach(child,
+					   cJSON_GetObjectItemCaseSensitive(inner, "fields"))
+	{
+		StringInfoData buf;
+
+		initStringInfo(&buf);
+		appendStringInfo(&buf, "%s.", path.quoted);
+		path_append_quoted(&buf, child->string);
+		parse_change(map, entry, buf.data, child);
+	}
+}
+
+/* Parse the entries of a member; palloc'd in the current memory context. */
+void
+entries_parse(const Mapping *map, Member *m)
+{
+	ListCell   *lc;
+
+	foreach(lc, m->entries)
+	{
+		Entry	   *entry = lfirst(lc);
+		const cJSON *child;
+
+		cJSON_ArrayForEach(child, entry->changes)
+			parse_change(map, entry, child->string, child);
+	}
+}
+
+/* The latest entry that says this value of the field, NULL if none. */
+const Entry *
+entries_explaining(const Member *m, int field, const char *value)
+{
+	const Entry *found = NULL;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, m->entries)
+	{
+		const Entry *entry = lfirst(lc);
+
+		foreach(lc2, entry->parsed)
+		{
+			const EntryChange *change = lfirst(lc2);
+
+			if (change->field == field && change->value != NULL &&
+				strcmp(change->value, value) == 0)
+				found = entry;
+		}
+	}
+	return found;
+}
+
+/* Is this value one that we wrote, lately or long ago? */
+static bool
+is_echo(const Member *m, const EntryChange *change)
+{
+	const char *base = m->base[change->field].value;
+	ListCell   *lc;
+
+	if (base != NULL && strcmp(base, change->value) == 0)
+		return true;
+	foreach(lc, m->pushed)
+	{
+		const PushedValue *pushed = lfirst(lc);
+
+		if (pushed->field == change->field &&
+			strcmp(pushed->value, change->value) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A value that a client only enqueued: the document still equals the base and
+ * the entry is younger than the document.  The latest one, with its stamp;
+ * NULL if there is none.
+ */
+char *
+entries_enqueued(const Member *m, int field, TimestampTz *stamp)
+{
+	const char *base = m->base[field].value;
+	char	   *value = NULL;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	if (base == NULL || m->doc == NULL || m->doc->missing ||
+		m->remote[field] == NULL || strcmp(m->remote[field], base) != 0)
+		return NULL;
+	foreach(lc, m->entries)
+	{
+		const Entry *entry = lfirst(lc);
+
+		if (entry->stamp <= m->doc->update_time)
+			continue;
+		foreach(lc2, entry->parsed)
+		{
+			const EntryChange *change = lfirst(lc2);
+
+			if (change->field != field || change->value == NULL ||
+				is_echo(m, change))
+				continue;
+			if (value == NULL ||
+				merge_after(value, *stamp, ORIGIN_FIRESTORE,
+							change->value, entry->stamp, ORIGIN_FIRESTORE))
+			{
+				value = change->value;
+				*stamp = entry->stamp;
+			}
+		}
+	}
+	return value;
+}
+
+/* Does an entry fail because of this field's value? */
+bool
+entries_failed_on(const Member *m, int field)
+{
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, m->entries)
+	{
+		const Entry *entry = lfirst(lc);
+
+		foreach(lc2, entry->parsed)
+		{
+			const EntryChange *change = lfirst(lc2);
+
+			if (change->field == field && change->error != NULL)
+				return true;
+		}
+	}
+	return false;
+}
+
+/* What became of one change of an entry; *error if it fails. */
+static const char *
+conclude_change(const Mapping *map, const Member *m, const Entry *entry,
+				const EntryChange *change, const char **error)
+{
+	int			f = change->field;
+	const char *remote;
+
+	*error = change->error;
+	if (change->error != NULL)
+		return NULL;
+	remote = m->inputs[f].remote;
+	if (map->fields[f].push_only)
+	{
+		if ((m->local[f] != NULL && strcmp(change->value, m->local[f]) == 0) ||
+			is_echo(m, change))
+			return "echo";
+		*error = "not writable from Firestore";
+		return NULL;
+	}
+	if (remote != NULL && strcmp(change->value, remote) == 0 &&
+		m->result[f].action == MERGE_HOLD && m->refused != NULL)
+	{
+		*error = m->refused;
+		return NULL;
+	}
+	if (remote != NULL && strcmp(change->value, remote) == 0)
+		return m->result[f].action == MERGE_PULL ? "applied" :
+			m->result[f].action == MERGE_PUSH ? "lost to a later change" :
+			"already in step";
+	return is_echo(m, change) ? "echo" : "superseded";
+}
+
+static void
+conclude_entry(const Mapping *map, const Member *m, Entry *entry)
+{
+	StringInfoData errors;
+	const char *note = NULL;
+	ListCell   *lc;
+
+	initStringInfo(&errors);
+	foreach(lc, entry->parsed)
+	{
+		const EntryChange *change = lfirst(lc);
+		const char *error;
+		const char *what;
+
+		what = conclude_change(map, m, entry, change, &error);
+		if (error != NULL)
+			appendStringInfo(&errors, "%s%s: %s", errors.len > 0 ? "; " : "",
+							 change->path, error);
+		else if (note == NULL || strcmp(what, "applied") == 0)
+			note = what;
+	}
+	if (errors.len > 0)
+	{
+		entry->outcome = ENTRY_FAILED;
+		entry->message = errors.data;
+	}
+	else
+	{
+		entry->outcome = ENTRY_SYNCED;
+		entry->message = note == NULL ? NULL : pstrdup(note);
+	}
+}
+
+/* Set the outcome of the entries of a live member that was decided on. */
+void
+entries_conclude(const Mapping *map, Member *m)
+{
+	ListCell   *lc;
+
+	foreach(lc, m->entries)
+	{
+		Entry	   *entry = lfirst(lc);
+
+		if (strcmp(entry->action, "update") == 0 ||
+			strcmp(entry->action, "create") == 0)
+			conclude_entry(map, m, entry);
+		else
+		{
+			entry->outcome = ENTRY_FAILED;
+			entry->message = strcmp(entry->action, "delete") == 0 ?
+				"deletes from Firestore are not applied" :
+				psprintf("unknown action \"%.20s\"", entry->action);
+		}
+	}
+}
+
+/* Fail all entries of a member. */
+void
+entries_fail(Member *m, const char *message)
+{
+	ListCell   *lc;
+
+	foreach(lc, m->entries)
+	{
+		Entry	   *entry = lfirst(lc);
+
+		entry->outcome = ENTRY_FAILED;
+		entry->message = pstrdup(message);
+	}
+}

@@ -1,0 +1,105 @@
+/*
+ * plan.c
+ *		What a run would write, as rows for a person: the end of a dry run.
+ *
+ * May not know: HTTP, how to decide.
+ */
+#include "postgres.h"
+
+#include "run.h"
+#include "store.h"
+
+static void
+add_row(List **rows, const Member *m, const char *side, const char *field,
+		const char *old_value, const char *new_value, const char *note)
+{
+	PlanRow    *row = palloc(sizeof(PlanRow));
+
+	row->key = m->key;
+	row->side = side;
+	row->field = field;
+	row->old_value = old_value;
+	row->new_value = new_value;
+	row->note = note;
+	*rows = lappend(*rows, row);
+}
+
+/* Why a field is written: the rule of the conflict, or which side changed. */
+static const char *
+why(const Member *m, int f)
+{
+	const MergeResult *res = &m->result[f];
+
+	if (m->create)
+		return "new document";
+	if (m->gone)
+		return "member deleted";
+	if (res->conflict)
+		return psprintf("conflict: %s", merge_rule_name(res->rule));
+	if (m->base[f].value == NULL)
+		return "first contact";
+	return res->action == MERGE_PULL ? "changed in Firestore" :
+		"changed in Django";
+}
+
+static void
+plan_member(Run *run, Member *m, List **rows)
+{
+	ListCell   *lc;
+	int			f;
+
+	if (m->problem != NULL)
+		add_row(rows, m, "none", NULL, NULL, NULL, m->problem);
+	foreach(lc, m->entries)
+	{
+		Entry	   *entry = lfirst(lc);
+
+		if (entry->outcome == ENTRY_FAILED)
+			add_row(rows, m, "none", NULL, NULL, NULL,
+					psprintf("entry fails: %s", entry->message));
+	}
+	if (m->problem != NULL)
+		return;
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		const MergeInput *in = &m->inputs[f];
+		const char *name = run->map->fields[f].name;
+
+		if (m->field_error[f] != NULL)
+			add_row(rows, m, "none", name, NULL, NULL, m->field_error[f]);
+		else if (m->result[f].action == MERGE_HOLD)
+			add_row(rows, m, "none", name, in->local,
+					in->remote ? in->remote : m->remote_plain[f],
+					"held: the values need a decision");
+		else if (m->result[f].action == MERGE_PULL && run->opt.pull)
+			add_row(rows, m, "django", name, in->local, in->remote, why(m, f));
+		else if (m->result[f].action == MERGE_PUSH && decide_writes(run, m, f))
+			add_row(rows, m, "firestore", name, m->remote[f], in->local,
+					why(m, f));
+	}
+}
+
+/* Keep the plan of a batch and count it in the run's figures. */
+void
+plan_batch(Run *run, Batch *batch)
+{
+	List	   *list = NIL;
+	PlanRow    *rows;
+	int			i;
+
+	for (i = 0; i < batch->n; i++)
+	{
+		Member	   *m = &batch->members[i];
+
+		plan_member(run, m, &list);
+		run->figures.conflicts += list_length(decide_conflicts(run, m));
+		run->figures.to_django += m->has_pull ? 1 : 0;
+		run->figures.to_firestore += m->has_push ? 1 : 0;
+	}
+	rows = palloc(sizeof(PlanRow) * (list_length(list) + 1));
+	for (i = 0; i < list_length(list); i++)
+		rows[i] = *(PlanRow *) list_nth(list, i);
+	tx_begin();
+	store_plan(run, rows, list_length(list));
+	tx_commit();
+}

@@ -1,0 +1,365 @@
+/*
+ * pull.c
+ *		Reads Firestore for a run: queue entries, changed documents, the
+ *		documents of a batch; and closes entries that are decided.
+ *
+ * May not know: how to decide, the application's tables.
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "run.h"
+#include "settings.h"
+#include "store.h"
+
+/* Entries staged by one query. */
+#define ENTRY_PAGE 2000
+
+/* How far back the scan looks behind the last one: clocks of browsers. */
+#define SCAN_OVERLAP USECS_PER_DAY
+
+/* An entry that claims to be older than this before it came is clamped. */
+#define ENTRY_PATIENCE USECS_PER_DAY
+
+/* ---- entries ---- */
+
+/* The string in a field of a document, NULL if it is not one. */
+static const char *
+string_field(const FsDoc *doc, const char *name)
+{
+	const cJSON *value = cJSON_GetObjectItemCaseSensitive(doc->fields, name);
+
+	return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(value,
+																  "stringValue"));
+}
+
+/* Effective time of an entry: when it says, but not after it came. */
+static void
+entry_stamp(const FsDoc *doc, StagedEntry *entry)
+{
+	const cJSON *value;
+	const char *text;
+	TimestampTz at;
+
+	value = cJSON_GetObjectItemCaseSensitive(doc->fields, "created_at");
+	text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(value,
+																  "timestampValue"));
+	if (text == NULL)
+		text = string_field(doc, "created_at");
+	entry->stamp = doc->create_time;
+	if (text == NULL || !time_parse(text, &at) || at >= doc->create_time)
+		return;
+	if (at < doc->create_time - ENTRY_PATIENCE)
+		entry->clamped = true;
+	else
+		entry->stamp = at;
+}
+
+/* The changes as JSON: path -> Value. */
+static void
+entry_changes(const FsDoc *doc, StagedEntry *entry)
+{
+	const cJSON *value;
+	const cJSON *fields;
+	SyncError	err = {0};
+	char	   *json;
+
+	entry->changes = "{}";
+	value = cJSON_GetObjectItemCaseSensitive(doc->fields, "changes");
+	value = cJSON_GetObjectItemCaseSensitive(value, "mapValue");
+	fields = cJSON_GetObjectItemCaseSensitive(value, "fields");
+	if (value == NULL && strcmp(entry->action, "delete") != 0)
+		entry->error = "the entry has no changes";
+	if (fields == NULL)
+		return;
+	json = cJSON_PrintUnformatted(fields);
+	if (json == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	entry->changes = canon_from_json(json, &err);
+	cJSON_free(json);
+	if (entry->changes == NULL)
+	{
+		entry->changes = "{}";
+		entry->error = err.message;
+	}
+}
+
+/* The member that an entry is about. */
+static void
+entry_key(const FsDoc *doc, StagedEntry *entry)
+{
+	static const Codec codec = {CODEC_KENNITALA, 0, NULL};
+	const cJSON *value;
+	char	   *canon;
+
+	value = cJSON_GetObjectItemCaseSensitive(doc->fields, "docId");
+	if (value == NULL)
+		value = cJSON_GetObjectItemCaseSensitive(doc->fields, "kennitala");
+	canon = value_decode(&codec, value, NULL);
+	entry->key = canon == NULL ? NULL : canon_to_text(canon);
+	if (entry->key == NULL)
+		entry->error = value == NULL ? "the entry names no member" :
+			"kennitala is malformed";
+}
+
+static void
+stage_entry(const FsDoc *doc, StagedEntry *entry)
+{
+	const char *action = string_field(doc, "action");
+	const char *collection = string_field(doc, "collection");
+
+	memset(entry, 0, sizeof(*entry));
+	entry->doc_id = doc->id;
+	entry->action = action != NULL ? unconstify(char *, action) : "update";
+	entry_stamp(doc, entry);
+	entry_changes(doc, entry);
+	entry_key(doc, entry);
+	if (collection != NULL && strcmp(collection, "members") != 0)
+		entry->error = psprintf("unknown collection \"%.40s\"", collection);
+}
+
+/*
+ * Stage all pending entries.  Equality filters and the document name only, so
+ * that the service needs no composite index.
+ */
+void
+pull_entries(Run *run)
+{
+	FsFilter	filters[] = {
+		{"target", "EQUAL", "{\"stringValue\":\"django\"}"},
+		{"sync_status", "EQUAL", "{\"stringValue\":\"pending\"}"}
+	};
+	FsQuery		query = {0};
+
+	query.collection = "sync_queue";
+	query.filters = filters;
+	query.nfilters = lengthof(filters);
+	query.all_fields = true;
+	query.limit = ENTRY_PAGE;
+	query.cxt = run->cxt;
+	while (!query.done)
+	{
+		StagedEntry *entries;
+		FsDoc	   *docs;
+		FsError		err;
+		int			n;
+		int			i;
+
+		MemoryContextReset(run->page_cxt);
+		MemoryContextSwitchTo(run->page_cxt);
+		if (!fs_query(run->fs, &query, &docs, &n, NULL, &err))
+			run_stop(&err);
+		entries = palloc(sizeof(StagedEntry) * (n + 1));
+		for (i = 0; i < n; i++)
+			stage_entry(&docs[i], &entries[i]);
+		if (n > 0)
+		{
+			tx_begin();
+			store_stage(entries, n);
+			tx_commit();
+		}
+	}
+}
+
+/* ---- scan ---- */
+
+/*
+ * Mark members due whose documents have changed since we last saw them.  A
+ * full scan also finds documents that are gone.
+ */
+void
+pull_scan(Run *run)
+{
+	bool		full = settings.scan == SCAN_FULL;
+	char	   *since;
+	FsFilter	filter = {"updated_at", "GREATER_THAN", NULL};
+	FsQuery		query = {0};
+	char	   *after = NULL;
+
+	if (settings.scan == SCAN_OFF || (!full && run->last_scan == 0))
+		return;
+	query.collection = "members";
+	query.limit = EKKSYNC_READ_PAGE;
+	query.cxt = run->cxt;
+	if (!full)
+	{
+		MemoryContextSwitchTo(run->cxt);
+		since = time_format(run->last_scan - SCAN_OVERLAP);
+		filter.value = psprintf("{\"timestampValue\":\"%s\"}", since);
+		query.filters = &filter;
+		query.nfilters = 1;
+		query.order_by = "updated_at";
+	}
+	while (!query.done)
+	{
+		FsDoc	   *docs;
+		FsError		err;
+		char	  **keys;
+		TimestampTz *times;
+		int			n;
+		int			i;
+
+		MemoryContextReset(run->page_cxt);
+		MemoryContextSwitchTo(run->page_cxt);
+		if (!fs_query(run->fs, &query, &docs, &n, NULL, &err))
+			run_stop(&err);
+		keys = palloc(sizeof(char *) * (n + 1));
+		times = palloc(sizeof(TimestampTz) * (n + 1));
+		for (i = 0; i < n; i++)
+		{
+			keys[i] = docs[i].id;
+			times[i] = docs[i].update_time;
+		}
+		tx_begin();
+		store_scan_page(keys, times, n, full, after,
+						query.done || n == 0 ? NULL : keys[n - 1]);
+		tx_commit();
+		if (n > 0)
+			after = MemoryContextStrdup(run->cxt, keys[n - 1]);
+	}
+}
+
+/* ---- documents ---- */
+
+static void
+read_docs(Run *run, Member **members, int n, bool old)
+{
+	char	  **ids = palloc(sizeof(char *) * (n + 1));
+	FsDoc	   *docs = palloc0(sizeof(FsDoc) * (n + 1));
+	TimestampTz read_time;
+	FsError		err;
+	int			i;
+
+	if (n == 0)
+		return;
+	for (i = 0; i < n; i++)
+		ids[i] = old ? members[i]->moved_from : members[i]->key;
+	if (!fs_get(run->fs, "members", ids, n, old ? NULL : run->mask,
+				old ? -1 : run->nmask, docs, &read_time, &err))
+		run_stop(&err);
+	for (i = 0; i < n; i++)
+	{
+		if (old)
+			members[i]->old_doc = &docs[i];
+		else
+			members[i]->doc = &docs[i];
+	}
+}
+
+/*
+ * Read the documents of a batch, mapped paths only; and whole, the old ones
+ * of members whose key was changed.  Members without a usable key get a
+ * missing one.
+ */
+void
+pull_documents(Run *run, Batch *batch)
+{
+	Member	  **members = palloc(sizeof(Member *) * (batch->n + 1));
+	FsDoc	   *none = palloc0(sizeof(FsDoc));
+	int			n = 0;
+	int			i;
+
+	none->missing = true;
+	for (i = 0; i < batch->n; i++)
+	{
+		Member	   *m = &batch->members[i];
+
+		m->doc = none;
+		if (strlen(m->key) == 10 && strspn(m->key, "0123456789") == 10)
+			members[n++] = m;
+	}
+	read_docs(run, members, n, false);
+	n = 0;
+	for (i = 0; i < batch->n; i++)
+		if (batch->members[i].doc->missing &&
+			batch->members[i].moved_from != NULL)
+			members[n++] = &batch->members[i];
+	read_docs(run, members, n, true);
+}
+
+/* ---- closing ---- */
+
+/* Write the outcome of decided entries into their documents. */
+static void
+close_entries(Run *run, List *entries)
+{
+	static const char *const synced = "{\"stringValue\":\"synced\"}";
+	static const char *const failed = "{\"stringValue\":\"failed\"}";
+	FieldPath	status = {1, (char *[]) {"sync_status"}, "sync_status"};
+	FieldPath	message = {1, (char *[]) {"error_message"}, "error_message"};
+	FieldPath	synced_at = {1, (char *[]) {"synced_at"}, "synced_at"};
+	const FieldPath *times[] = {&synced_at};
+	int			n = list_length(entries);
+	FsWrite    *writes = palloc0(sizeof(FsWrite) * n);
+	char	  **ids = palloc(sizeof(char *) * n);
+	bool		all;
+	int			done = 0;
+	int			i;
+
+	for (i = 0; i < n; i++)
+	{
+		UnclosedEntry *entry = list_nth(entries, i);
+		FsFieldValue *values = palloc(sizeof(FsFieldValue) * 2);
+		StringInfoData buf;
+
+		writes[i].collection = "sync_queue";
+		writes[i].id = entry->doc_id;
+		writes[i].pre = FS_PRE_EXISTS;
+		writes[i].values = values;
+		writes[i].nvalues = 1;
+		values[0].path = &status;
+		values[0].value = entry->error == NULL ? synced : failed;
+		if (entry->error == NULL)
+		{
+			writes[i].times = times;
+			writes[i].ntimes = 1;
+			continue;
+		}
+		initStringInfo(&buf);
+		appendStringInfo(&buf, "{\"stringValue\":%s}",
+						 canon_from_text(entry->error));
+		values[1].path = &message;
+		values[1].value = buf.data;
+		writes[i].nvalues = 2;
+	}
+	all = fs_write(run->fs, writes, n);
+	for (i = 0; i < n; i++)
+		if (writes[i].error.class != FS_RETRY &&
+			writes[i].error.class != FS_STOP)
+			ids[done++] = unconstify(char *, writes[i].id);
+	tx_begin();
+	store_close(ids, done);
+	tx_commit();
+	for (i = 0; i < n && !all; i++)
+		if (writes[i].error.class == FS_RETRY ||
+			writes[i].error.class == FS_STOP)
+			run_stop(&writes[i].error);
+}
+
+/*
+ * Close all entries that are decided, those of earlier runs too.  An entry
+ * whose document somebody has deleted meanwhile is closed as well.
+ */
+void
+pull_close_entries(Run *run)
+{
+	char	   *after = "";
+	List	   *entries;
+
+	for (;;)
+	{
+		MemoryContextReset(run->page_cxt);
+		MemoryContextSwitchTo(run->page_cxt);
+		tx_begin();
+		entries = store_unclosed(after, EKKSYNC_MAX_WRITES, run->page_cxt);
+		tx_commit();
+		if (entries == NIL)
+			return;
+		close_entries(run, entries);
+		after = MemoryContextStrdup(run->cxt,
+									((UnclosedEntry *) llast(entries))->doc_id);
+	}
+}

@@ -1,0 +1,294 @@
+/*
+ * push.c
+ *		Writes decisions to Firestore and settles what came of it.
+ *
+ * Every write names exactly the paths that change and carries a precondition:
+ * the document is as it was read, or does not exist.
+ *
+ * May not know: how to decide, HTTP.
+ */
+#include "postgres.h"
+
+#include "utils/memutils.h"
+
+#include "queue.h"
+#include "run.h"
+#include "settings.h"
+#include "store.h"
+
+#define DELETED_TIMES 3
+#define CHANGED_TIMES 2
+
+/* ---- building writes ---- */
+
+static bool
+is_mapped(const Run *run, const FieldPath *path)
+{
+	int			f;
+
+	for (f = 0; f < run->map->nfields; f++)
+		if (strcmp(run->map->fields[f].path.quoted, path->quoted) == 0)
+			return true;
+	return strcmp(path->segments[0], "metadata") == 0;
+}
+
+static void
+add_value(FsWrite *w, const FieldPath *path, const char *value)
+{
+	w->values = w->nvalues == 0 ? palloc(sizeof(FsFieldValue)) :
+		repalloc(w->values, sizeof(FsFieldValue) * (w->nvalues + 1));
+	w->values[w->nvalues].path = path;
+	w->values[w->nvalues++].value = value;
+}
+
+/*
+ * What the old document of a changed key holds besides the mapped paths goes
+ * along to the new one.
+ */
+static void
+copy_unmapped(const Run *run, FsWrite *w, const cJSON *fields,
+			  const char *prefix)
+{
+	const cJSON *child;
+
+	cJSON_ArrayForEach(child, fields)
+	{
+		const cJSON *map = cJSON_GetObjectItemCaseSensitive(child, "mapValue");
+		const cJSON *inner = cJSON_GetObjectItemCaseSensitive(map, "fields");
+		FieldPath  *path = palloc(sizeof(FieldPath));
+		StringInfoData buf;
+		char	   *json;
+
+		initStringInfo(&buf);
+		appendStringInfoString(&buf, prefix);
+		path_append_quoted(&buf, child->string);
+		if (!path_parse(buf.data, path, NULL) || is_mapped(run, path))
+			continue;
+		if (inner != NULL && inner->child != NULL)
+		{
+			appendStringInfoChar(&buf, '.');
+			copy_unmapped(run, w, inner, buf.data);
+			continue;
+		}
+		json = cJSON_PrintUnformatted(child);
+		if (json == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OUT_OF_MEMORY),
+					 errmsg("out of memory")));
+		add_value(w, path, pstrdup(json));
+		cJSON_free(json);
+	}
+}
+
+static bool
+holds_deleted_at(const Run *run, const Member *m)
+{
+	const cJSON *value;
+
+	if (m->doc->missing || m->doc->fields == NULL)
+		return false;
+	value = path_find(m->doc->fields, &run->deleted_at);
+	return value != NULL &&
+		cJSON_GetObjectItemCaseSensitive(value, "nullValue") == NULL;
+}
+
+/* The write of one member. */
+static void
+build_write(Run *run, Member *m, FsWrite *w)
+{
+	const FieldPath **times = palloc(sizeof(FieldPath *) * DELETED_TIMES);
+	int			f;
+
+	memset(w, 0, sizeof(*w));
+	w->collection = "members";
+	w->id = m->key;
+	w->pre = m->doc->missing ? FS_PRE_MISSING : FS_PRE_UPDATE_TIME;
+	w->pre_time = m->doc->update_time;
+	if (m->gone && settings.on_local_delete == LOCAL_DELETE_DELETE)
+	{
+		w->delete = true;
+		return;
+	}
+	for (f = 0; f < run->map->nfields; f++)
+		if (m->encoded[f] != NULL && decide_writes(run, m, f))
+			add_value(w, &run->map->fields[f].path, m->encoded[f]);
+	if (m->create && m->old_doc != NULL && !m->old_doc->missing)
+		copy_unmapped(run, w, m->old_doc->fields, "");
+	if (!m->gone && holds_deleted_at(run, m))
+		add_value(w, &run->deleted_at, "{\"nullValue\":null}");
+
+	times[0] = &run->last_modified;
+	times[1] = &run->last_sync;
+	times[2] = &run->deleted_at;
+	w->times = times;
+	w->ntimes = m->gone ? DELETED_TIMES : CHANGED_TIMES;
+}
+
+/* ---- settling ---- */
+
+/* The document took what was sent: that is the base now. */
+static void
+settle_written(Run *run, Member *m)
+{
+	ListCell   *lc;
+	int			f;
+
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		BaseValue  *base = &m->base[f];
+		bool		push = m->result[f].action == MERGE_PUSH;
+
+		base->dirty = false;
+		if (!decide_writes(run, m, f))
+			continue;
+		base->value = unconstify(char *, push ? m->inputs[f].local :
+								 m->inputs[f].remote);
+		base->stamp = Max(base->stamp, m->result[f].stamp.upto);
+		base->origin = push ? ORIGIN_DJANGO : ORIGIN_FIRESTORE;
+		base->dirty = true;
+	}
+	foreach(lc, m->notes)
+		((FlightNote *) lfirst(lc))->dropped = true;
+	m->doc_update_time = m->write->update_time;
+	m->first_contact = false;
+	m->tombstone = m->gone ? run->started_at : 0;
+	run->figures.to_firestore++;
+}
+
+/* The note of a write that was certainly not applied says nothing. */
+static void
+drop_last_note(Member *m)
+{
+	FlightNote *note = llast(m->notes);
+
+	if (!m->write->error.maybe_applied)
+		note->dropped = true;
+}
+
+/* Outcome of one member's write; its error for its rows, NULL if none. */
+static char *
+settle_member(Run *run, Member *m)
+{
+	int			f;
+
+	for (f = 0; f < run->map->nfields; f++)
+		m->base[f].dirty = false;
+	switch (m->write->error.class)
+	{
+		case FS_OK:
+			settle_written(run, m);
+			return NULL;
+		case FS_ROW:
+			drop_last_note(m);
+			run->figures.to_firestore_failed++;
+			return m->write->error.message;
+		case FS_REREAD:
+			drop_last_note(m);
+			m->again = true;
+			return NULL;
+		case FS_RETRY:
+		case FS_STOP:
+			drop_last_note(m);
+			m->withheld = true;
+			break;
+	}
+	return NULL;
+}
+
+/* Settle the queue rows of one member. */
+static int
+settle_rows(Run *run, Member *m, char *error, int64 *ids, char **errors,
+			int n)
+{
+	ListCell   *lc;
+
+	if (m->again || m->withheld)
+		return n;
+	foreach(lc, m->pending)
+	{
+		PendingRow *row = lfirst(lc);
+
+		ids[n] = row->id;
+		errors[n++] = row->error != NULL ? row->error : error;
+		if (row->error != NULL && error == NULL)
+			run->figures.to_firestore_failed++;
+	}
+	return n;
+}
+
+/* One transaction: base, notes, queue rows, change log. */
+static void
+settle_batch(Run *run, Member **members, int n)
+{
+	char	  **keys = palloc(sizeof(char *) * (n + 1));
+	char	  **changes = palloc(sizeof(char *) * (n + 1));
+	int64	   *ids;
+	char	  **errors;
+	int			max = 0;
+	int			nrows = 0;
+	int			nchanges = 0;
+	int			i;
+
+	for (i = 0; i < n; i++)
+		max += list_length(members[i]->pending);
+	ids = palloc(sizeof(int64) * (max + 1));
+	errors = palloc(sizeof(char *) * (max + 1));
+
+	tx_begin();
+	for (i = 0; i < n; i++)
+	{
+		Member	   *m = members[i];
+		char	   *change = change_json(run, m, true);
+		char	   *error = settle_member(run, m);
+
+		nrows = settle_rows(run, m, error, ids, errors, nrows);
+		if (error != NULL && m->pending == NIL && !m->gone)
+			queue_add_failed(run->map, m, error);
+		if (m->write->error.class == FS_OK && change != NULL)
+		{
+			keys[nchanges] = m->key;
+			changes[nchanges++] = change;
+		}
+	}
+	queue_settle(run->map, ids, errors, nrows);
+	store_change_log(run, "firestore", keys, changes, nchanges);
+	store_write_members(run, members, n);
+	tx_commit();
+}
+
+/*
+ * Send what apply_batch noted, and settle it.  Ends the run when Firestore
+ * cannot be reached or refuses us.
+ */
+void
+push_batch(Run *run, Batch *batch)
+{
+	Member	  **members = palloc(sizeof(Member *) * (batch->n + 1));
+	FsWrite    *writes = palloc(sizeof(FsWrite) * (batch->n + 1));
+	FsError    *stop = NULL;
+	int			n = 0;
+	int			i;
+
+	for (i = 0; i < batch->n; i++)
+	{
+		Member	   *m = &batch->members[i];
+
+		if (!m->has_push || m->again)
+			continue;
+		build_write(run, m, &writes[n]);
+		m->write = &writes[n];
+		members[n++] = m;
+	}
+	if (n == 0)
+		return;
+	if (!fs_write(run->fs, writes, n))
+	{
+		for (i = 0; i < n && stop == NULL; i++)
+			if (writes[i].error.class == FS_RETRY ||
+				writes[i].error.class == FS_STOP)
+				stop = &writes[i].error;
+	}
+	settle_batch(run, members, n);
+	if (stop != NULL)
+		run_stop(stop);
+}

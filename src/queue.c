@@ -1,0 +1,253 @@
+/*
+ * queue.c
+ *		SQL over the outbox: the application's queue table.
+ *
+ * Pending rows are found by their status, never by "id after the last one"
+ * (ids commit out of order), and settled by id, only those that were read: a
+ * row written in the meantime stays pending.
+ *
+ * May not know: Firestore, values, what to decide.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "queue.h"
+#include "scope.h"
+#include "sqlvalue.h"
+
+/* Run one statement over the queue; %s in it is the table. Leaves SPI open. */
+static void
+on_queue(const Mapping *map, SqlScope *scope, const char *format, int nargs,
+		 Oid *types, Datum *values)
+{
+	char	   *query = psprintf(format, map->queue_table);
+
+	sql_enter(scope, map->owner);
+	sql_run(query, nargs, types, values, NULL, false, 0);
+}
+
+static Datum
+keys_of(Member **members, int n)
+{
+	char	  **keys = palloc(sizeof(char *) * (n + 1));
+	int			i;
+
+	for (i = 0; i < n; i++)
+		keys[i] = members[i]->key;
+	return sql_text_array(keys, n);
+}
+
+List *
+queue_pending_keys(const Mapping *map, const char *after, int limit,
+				   MemoryContext cxt)
+{
+	Oid			types[] = {TEXTOID, INT8OID};
+	Datum		values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
+	SqlScope	scope;
+	List	   *list = NIL;
+	uint64		i;
+
+	on_queue(map, &scope,
+			 after != NULL ?
+			 "SELECT DISTINCT ssn::text COLLATE \"C\" FROM %s "
+			 "WHERE sync_status = 'pending' AND ssn::text COLLATE \"C\" > $1 "
+			 "ORDER BY 1 LIMIT $2" :
+			 "SELECT DISTINCT ssn::text COLLATE \"C\" FROM %s "
+			 "WHERE sync_status = 'pending' AND ssn::text COLLATE \"C\" >= $1 "
+			 "ORDER BY 1 LIMIT $2", 2, types, values);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		char	   *key = sql_get_text(i, 1, cxt);
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+
+		list = lappend(list, key);
+		MemoryContextSwitchTo(old);
+	}
+	sql_leave(&scope);
+	return list;
+}
+
+/*
+ * The mapped fields that a row names, from a text[] of names; NULL (all of
+ * them) when it names none that is mapped.
+ */
+static Bitmapset *
+named_fields(const Mapping *map, int i, int column, char **suspended)
+{
+	Bitmapset  *fields = NULL;
+	bool		isnull;
+	Datum		array;
+	Datum	   *names;
+	int			nnames;
+	int			j;
+
+	array = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+						  column, &isnull);
+	if (isnull)
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
+					  TYPALIGN_INT, &names, NULL, &nnames);
+	for (j = 0; j < nnames; j++)
+	{
+		int			f = mapping_find(map, TextDatumGetCString(names[j]));
+
+		if (f < 0)
+			continue;
+		fields = bms_add_member(fields, f);
+		if (map->fields[f].problem != NULL)
+			*suspended = map->fields[f].problem;
+	}
+	return fields;
+}
+
+void
+queue_read_pending(const Mapping *map, Member **members, int n,
+				   MemoryContext cxt)
+{
+	Oid			types[] = {TEXTARRAYOID};
+	Datum		values[] = {keys_of(members, n)};
+	SqlScope	scope;
+	uint64		i;
+
+	on_queue(map, &scope,
+			 "SELECT k.n, q.id::int8, q.action::text, "
+			 "least(q.created_at, clock_timestamp()), "
+			 "CASE WHEN jsonb_typeof(q.fields_changed) = 'object' THEN "
+			 "ARRAY(SELECT jsonb_object_keys(q.fields_changed)) END, "
+			 "CASE WHEN q.action = 'delete' THEN "
+			 "(SELECT e.value FROM jsonb_each_text(q.fields_changed) e LIMIT 1) END "
+			 "FROM unnest($1) WITH ORDINALITY k(key, n) "
+			 "JOIN %s q ON q.ssn = k.key AND q.sync_status = 'pending' "
+			 "ORDER BY k.n, q.created_at, q.id", 1, types, values);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		Member	   *m = members[sql_get_int8(i, 1) - 1];
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		PendingRow *row = palloc0(sizeof(PendingRow));
+
+		row->id = sql_get_int8(i, 2);
+		row->action = sql_get_text(i, 3, cxt);
+		row->stamp = sql_get_time(i, 4);
+		if (strcmp(row->action, "delete") == 0)
+			row->moved_to = sql_get_text(i, 6, cxt);
+		else
+			row->fields = named_fields(map, i, 5, &row->error);
+		m->pending = lappend(m->pending, row);
+		MemoryContextSwitchTo(old);
+	}
+	sql_leave(&scope);
+}
+
+void
+queue_read_history(const Mapping *map, Member **members, int n,
+				   MemoryContext cxt)
+{
+	Oid			types[] = {TEXTARRAYOID};
+	Datum		values[] = {keys_of(members, n)};
+	SqlScope	scope;
+	uint64		i;
+
+	for (i = 0; i < (uint64) n; i++)
+		members[i]->history =
+			MemoryContextAllocZero(cxt, sizeof(TimestampTz) * map->nfields);
+	on_queue(map, &scope,
+			 "SELECT k.n, f.name, max(q.created_at) "
+			 "FROM unnest($1) WITH ORDINALITY k(key, n) "
+			 "JOIN %s q ON q.ssn = k.key "
+			 "AND jsonb_typeof(q.fields_changed) = 'object', "
+			 "jsonb_object_keys(q.fields_changed) f(name) GROUP BY 1, 2",
+			 1, types, values);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		Member	   *m = members[sql_get_int8(i, 1) - 1];
+		int			f = mapping_find(map,
+									 sql_get_text(i, 2, CurrentMemoryContext));
+
+		if (f >= 0)
+			m->history[f] = sql_get_time(i, 3);
+	}
+	sql_leave(&scope);
+}
+
+/*
+ * A key that was changed left a delete row of the old key which names the new
+ * one and the member.
+ */
+void
+queue_read_moves(const Mapping *map, Member **members, int n,
+				 MemoryContext cxt)
+{
+	Oid			types[] = {TEXTARRAYOID};
+	Datum		values[] = {keys_of(members, n)};
+	SqlScope	scope;
+	uint64		i;
+
+	on_queue(map, &scope,
+			 "SELECT k.n, d.ssn::text "
+			 "FROM unnest($1) WITH ORDINALITY k(key, n), LATERAL "
+			 "(SELECT o.ssn FROM %1$s c JOIN %1$s o ON o.member_id = c.member_id "
+			 "WHERE c.ssn = k.key AND c.action = 'create' "
+			 "AND c.sync_status = 'pending' AND o.action = 'delete' "
+			 "AND EXISTS (SELECT FROM jsonb_each_text(o.fields_changed) e "
+			 "WHERE e.value = k.key) ORDER BY o.created_at DESC LIMIT 1) d",
+			 1, types, values);
+	for (i = 0; i < SPI_processed; i++)
+		members[sql_get_int8(i, 1) - 1]->moved_from = sql_get_text(i, 2, cxt);
+	sql_leave(&scope);
+}
+
+void
+queue_settle(const Mapping *map, int64 *ids, char **errors, int n)
+{
+	Oid			types[] = {INT8ARRAYOID, TEXTARRAYOID};
+	Datum		values[] = {sql_int8_array(ids, n), sql_text_array(errors, n)};
+	SqlScope	scope;
+
+	if (n == 0)
+		return;
+	on_queue(map, &scope,
+			 "UPDATE %s q SET "
+			 "sync_status = CASE WHEN u.error IS NULL THEN 'synced' ELSE 'failed' END, "
+			 "synced_at = CASE WHEN u.error IS NULL THEN clock_timestamp() END, "
+			 "error_message = coalesce(u.error, ''), "
+			 "retry_count = q.retry_count + CASE WHEN u.error IS NULL THEN 0 ELSE 1 END "
+			 "FROM unnest($1, $2) u(id, error) "
+			 "WHERE q.id = u.id AND q.sync_status = 'pending'",
+			 2, types, values);
+	sql_leave(&scope);
+}
+
+void
+queue_add_failed(const Mapping *map, const Member *m, const char *error)
+{
+	Oid			types[] = {map->id_typid, TEXTOID, TEXTOID};
+	Datum		values[] = {m->id, sql_text(m->key), sql_text(error)};
+	SqlScope	scope;
+
+	on_queue(map, &scope,
+			 "INSERT INTO %1$s (member_id, ssn, action, fields_changed, "
+			 "created_at, sync_status, error_message, retry_count) "
+			 "SELECT $1, $2, 'update', '{}', clock_timestamp(), 'failed', $3, 1 "
+			 "WHERE NOT EXISTS (SELECT FROM %1$s WHERE ssn = $2 "
+			 "AND sync_status = 'failed' AND error_message = $3)",
+			 3, types, values);
+	sql_leave(&scope);
+}
+
+int64
+queue_count_deletes(const Mapping *map)
+{
+	SqlScope	scope;
+	int64		count;
+
+	on_queue(map, &scope,
+			 "SELECT count(DISTINCT ssn) FROM %s q "
+			 "WHERE sync_status = 'pending' AND action = 'delete'",
+			 0, NULL, NULL);
+	count = sql_get_int8(0, 1);
+	sql_leave(&scope);
+	return count;
+}

@@ -1,0 +1,48 @@
+/*
+ * queue.h
+ *		SQL over the outbox (the application's queue table).
+ *
+ * All functions run as the mapping's owner role, inside a transaction of the
+ * caller; results are palloc'd in cxt.
+ */
+#ifndef EKKSYNC_QUEUE_H
+#define EKKSYNC_QUEUE_H
+
+#include "run.h"
+
+/*
+ * Up to limit keys after the key "after" (NULL: from the start, where the
+ * empty key of a missing kennitala stands), in C order, with pending rows.
+ */
+extern List *queue_pending_keys(const Mapping *map, const char *after,
+								int limit, MemoryContext cxt);
+
+/* Fill members' pending lists (only rows that are pending now). */
+extern void queue_read_pending(const Mapping *map, Member **members, int n,
+							   MemoryContext cxt);
+
+/* Fill members' history: the last queue row, of any status, of each field. */
+extern void queue_read_history(const Mapping *map, Member **members, int n,
+							   MemoryContext cxt);
+
+/* Fill moved_from of members whose document is to be created. */
+extern void queue_read_moves(const Mapping *map, Member **members, int n,
+							 MemoryContext cxt);
+
+/*
+ * Settle rows by id: those with error NULL become synced, the others failed
+ * with their error and one more retry.  Only rows that are still pending.
+ */
+extern void queue_settle(const Mapping *map, int64 *ids, char **errors, int n);
+
+/*
+ * Make a member's failure visible that no pending row stands for: one failed
+ * row with the error, unless there is one like it already.
+ */
+extern void queue_add_failed(const Mapping *map, const Member *m,
+							 const char *error);
+
+/* Distinct keys with a pending delete. */
+extern int64 queue_count_deletes(const Mapping *map);
+
+#endif							/* EKKSYNC_QUEUE_H */

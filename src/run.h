@@ -1,0 +1,244 @@
+/*
+ * run.h
+ *		The state of a run, and of the members that it works on.
+ *
+ * Shared by the files that make up a run: sync.c leads, pull.c reads
+ * Firestore, decide.c merges, apply.c writes PostgreSQL, push.c writes
+ * Firestore.  queue.c, rows.c and store.c do the SQL for them.
+ */
+#ifndef EKKSYNC_RUN_H
+#define EKKSYNC_RUN_H
+
+#include "nodes/bitmapset.h"
+#include "nodes/pg_list.h"
+
+#include "firestore.h"
+#include "mapping.h"
+#include "merge.h"
+
+/* What a caller asks of a run. */
+typedef struct RunOptions
+{
+	bool		push;			/* direction includes Firestore */
+	bool		pull;			/* direction includes Django */
+	bool		dry_run;
+	bool		force;			/* let the mass guard pass */
+	int			nonly;			/* only these members, -1: all */
+	char	  **only;
+} RunOptions;
+
+/* Figures of a run, as kept in ekksync.run. */
+typedef struct RunFigures
+{
+	int64		to_firestore;	/* members written there */
+	int64		to_firestore_failed;
+	int64		to_django;
+	int64		to_django_failed;
+	int64		conflicts;
+} RunFigures;
+
+typedef struct Run
+{
+	MemoryContext cxt;			/* of the run */
+	MemoryContext page_cxt;		/* of a page of members, reset often */
+	RunOptions	opt;
+	Mapping    *map;
+	FsClient   *fs;
+	int64		id;
+	char	   *token;			/* of the fence */
+	char	   *log_id;			/* of the sync_logs document */
+	TimestampTz started_at;
+	TimestampTz last_scan;		/* 0: never */
+	int			nmask;			/* paths read from member documents */
+	const FieldPath **mask;
+	FieldPath	deleted_at;
+	FieldPath	last_modified;
+	FieldPath	last_sync;
+	RunFigures	figures;
+	int64		peak_memory;	/* kB */
+	bool		logged;			/* the sync_logs document is there */
+} Run;
+
+/* The value that both sides last agreed on. */
+typedef struct BaseValue
+{
+	char	   *value;			/* canonical; NULL: never agreed */
+	TimestampTz stamp;			/* of the write that made it */
+	MergeOrigin origin;
+	bool		dirty;			/* to be written back */
+} BaseValue;
+
+/* What an earlier request may have written, or may still write. */
+typedef struct FlightNote
+{
+	int64		run;
+	bool		has_pre;		/* false: the document was to be created */
+	TimestampTz pre;			/* document updateTime it was sent against */
+	int			nvalues;
+	int		   *fields;			/* indexes into the mapping */
+	char	  **values;			/* canonical */
+	TimestampTz *stamps;
+	bool		dropped;		/* settled, or overtaken */
+} FlightNote;
+
+/* A pending row of the queue. */
+typedef struct PendingRow
+{
+	int64		id;
+	char	   *action;
+	TimestampTz stamp;
+	Bitmapset  *fields;			/* mapped fields it names; NULL: all */
+	char	   *moved_to;		/* a delete by a changed key: the new key */
+	char	   *error;			/* why it cannot be synced, NULL if it can */
+} PendingRow;
+
+typedef enum EntryOutcome
+{
+	ENTRY_OPEN,
+	ENTRY_SYNCED,
+	ENTRY_FAILED
+} EntryOutcome;
+
+/* One path of an entry. */
+typedef struct EntryChange
+{
+	int			field;			/* index into the mapping, -1 if error is set */
+	const char *path;
+	char	   *value;			/* canonical, NULL when error is set */
+	char	   *error;
+} EntryChange;
+
+/* A queue document of Firestore, staged. */
+typedef struct Entry
+{
+	char	   *doc_id;
+	char	   *action;
+	TimestampTz stamp;			/* effective time */
+	cJSON	   *changes;		/* path -> Value */
+	List	   *parsed;			/* EntryChange */
+	EntryOutcome outcome;
+	char	   *message;		/* error, or note on a synced one */
+} Entry;
+
+typedef struct Member
+{
+	char	   *key;
+
+	/* as kept by us */
+	bool		known;
+	bool		first_contact;
+	TimestampTz doc_update_time;	/* 0: never seen */
+	TimestampTz tombstone;		/* 0: none */
+	BaseValue  *base;			/* by field */
+	List	   *notes;			/* FlightNote, oldest first */
+	List	   *pushed;			/* PushedValue, for late echoes */
+
+	/* PostgreSQL */
+	int			nrows;			/* rows with this key; usable if 1 */
+	Datum		id;				/* of the row, by the mapping's id type */
+	char	  **local;			/* canonical by field; NULL: unreadable */
+	char	  **local_error;
+	bool	   *related_missing;	/* by field: its related row does not exist */
+	List	   *pending;		/* PendingRow, oldest first */
+	TimestampTz *history;		/* by field: last queue row naming it, for "newest" */
+	char	   *moved_from;		/* old key, for a document to be created */
+
+	/* Firestore */
+	FsDoc	   *doc;
+	FsDoc	   *old_doc;		/* of moved_from */
+	char	  **remote;			/* canonical by field; NULL: unreadable */
+	char	  **remote_error;
+	char	  **remote_plain;	/* the unreadable value as JSON, if it has one */
+	bool	   *remote_missing;
+	List	   *entries;		/* Entry, by stamp */
+
+	/* decision */
+	MergeInput *inputs;			/* by field, as decided on */
+	MergeResult *result;		/* by field */
+	bool	   *enqueued;		/* by field: R is an entry's, the document lacks it */
+	char	  **field_error;	/* by field: cannot be pushed */
+	char	  **encoded;		/* by field to be pushed: its Value as JSON */
+	char	   *refused;		/* PostgreSQL refuses what would be pulled: why */
+	bool		gone;			/* the row is gone: deactivate or delete */
+	char	   *problem;		/* nothing can be done for the member: why */
+	bool		create;			/* the document is to be created */
+	bool		has_pull;
+	bool		has_push;
+	bool		again;			/* the world moved: read, merge, try again */
+	bool		withheld;		/* something stays undone: direction, failure */
+	FsWrite    *write;
+} Member;
+
+typedef struct PushedValue
+{
+	int			field;
+	char	   *value;
+} PushedValue;
+
+/* Members that are worked on together. */
+typedef struct Batch
+{
+	int			n;
+	Member	   *members;
+} Batch;
+
+/* A loser, to be kept for people. */
+typedef struct ConflictRow
+{
+	const char *key;
+	const char *field;
+	const char *django_value;	/* canonical or NULL */
+	const char *firestore_value;
+	MergeStamp	django_stamp;
+	MergeStamp	firestore_stamp;
+	const char *winner;
+	const char *rule;
+	bool		potential;
+} ConflictRow;
+
+/* ---- transactions (sync.c) ---- */
+/*
+ * A short transaction with a snapshot.  What is palloc'd inside without care
+ * goes with it; tx_commit returns to the memory context of tx_begin.
+ */
+extern void tx_begin(void);
+extern void tx_commit(void);
+
+/* kennitala for logs: all but the last three characters hidden; palloc'd. */
+extern char *mask_key(const char *key);
+
+/* End the run with an error (ereport) made of a Firestore error. */
+extern void run_stop(const FsError *err) pg_attribute_noreturn();
+
+/* ---- pull.c ---- */
+extern void pull_entries(Run *run);
+extern void pull_scan(Run *run);
+extern void pull_documents(Run *run, Batch *batch);
+extern void pull_close_entries(Run *run);
+
+/* ---- entries.c ---- */
+extern void entries_parse(const Mapping *map, Member *m);
+extern const Entry *entries_explaining(const Member *m, int field,
+									   const char *value);
+extern char *entries_enqueued(const Member *m, int field, TimestampTz *stamp);
+extern bool entries_failed_on(const Member *m, int field);
+extern void entries_conclude(const Mapping *map, Member *m);
+extern void entries_fail(Member *m, const char *message);
+
+/* ---- decide.c ---- */
+extern void decide_remote(Run *run, Member *m);
+extern void decide_member(Run *run, Member *m);
+extern bool decide_writes(const Run *run, const Member *m, int field);
+extern List *decide_conflicts(const Run *run, const Member *m);
+
+/* ---- apply.c ---- */
+extern void apply_batch(Run *run, Batch *batch);
+extern char *change_json(const Run *run, const Member *m, bool firestore);
+
+/* ---- push.c ---- */
+extern void push_batch(Run *run, Batch *batch);
+
+/* ---- plan.c ---- */
+extern void plan_batch(Run *run, Batch *batch);
+
+#endif							/* EKKSYNC_RUN_H */

@@ -1,0 +1,146 @@
+/*
+ * settings.c
+ *		The extension's settings (GUCs ekksync.*).
+ *
+ * Everything here is set by superusers: for a database by ALTER DATABASE ...
+ * SET, or for all in postgresql.conf.  A run's worker is a session of its own,
+ * so what a session sets for itself never reaches a run.
+ *
+ * May not know: tables, documents, runs.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "utils/guc.h"
+
+#include "settings.h"
+
+Settings	settings;
+
+static const struct config_enum_entry scan_options[] = {
+	{"off", SCAN_OFF, false},
+	{"changed", SCAN_CHANGED, false},
+	{"full", SCAN_FULL, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry local_delete_options[] = {
+	{"deactivate", LOCAL_DELETE_DEACTIVATE, false},
+	{"delete", LOCAL_DELETE_DELETE, false},
+	{NULL, 0, false}
+};
+
+/*
+ * Names that end up in URLs and document names: letters, digits and a few
+ * signs.  (A database id may also be "(default)", a project "org:name".)
+ */
+static bool
+check_resource_name(char **newval, void **extra, GucSource source)
+{
+	const char *p;
+
+	for (p = *newval; *p; p++)
+	{
+		if ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
+			(*p >= '0' && *p <= '9') || strchr("-_.:()", *p) != NULL)
+			continue;
+		GUC_check_errdetail("Only letters, digits and \"-_.:()\" are allowed.");
+		return false;
+	}
+	return true;
+}
+
+static bool
+check_host_port(char **newval, void **extra, GucSource source)
+{
+	const char *colon = strrchr(*newval, ':');
+
+	if (**newval == '\0')
+		return true;
+	if (colon == NULL || colon == *newval ||
+		strspn(colon + 1, "0123456789") != strlen(colon + 1) ||
+		atoi(colon + 1) < 1 || atoi(colon + 1) > 65535 ||
+		strpbrk(*newval, "/@?# \t") != NULL)
+	{
+		GUC_check_errdetail("It must have the form host:port.");
+		return false;
+	}
+	return true;
+}
+
+static void
+define_int(const char *name, const char *desc, int *var, int boot, int min,
+		   int max, int flags)
+{
+	DefineCustomIntVariable(name, desc, NULL, var, boot, min, max,
+							PGC_SUSET, flags, NULL, NULL, NULL);
+}
+
+void
+settings_define(void)
+{
+	DefineCustomStringVariable("ekksync.project",
+							   "Google Cloud project of the Firestore database.",
+							   NULL, &settings.project, "",
+							   PGC_SUSET, 0,
+							   check_resource_name, NULL, NULL);
+	DefineCustomStringVariable("ekksync.database_id",
+							   "Id of the Firestore database in the project.",
+							   NULL, &settings.database_id, "(default)",
+							   PGC_SUSET, 0,
+							   check_resource_name, NULL, NULL);
+	DefineCustomStringVariable("ekksync.emulator_host",
+							   "Firestore emulator to use instead of the service, as host:port.",
+							   "When empty, FIRESTORE_EMULATOR_HOST of the server's environment is honoured.",
+							   &settings.emulator_host, "",
+							   PGC_SUSET, 0,
+							   check_host_port, NULL, NULL);
+	DefineCustomEnumVariable("ekksync.scan",
+							 "Which documents a run looks at besides those named by queue entries.",
+							 NULL, &settings.scan, SCAN_CHANGED, scan_options,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable("ekksync.on_local_delete",
+							 "What becomes of the document of a member deleted in PostgreSQL.",
+							 NULL, &settings.on_local_delete,
+							 LOCAL_DELETE_DEACTIVATE, local_delete_options,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
+	define_int("ekksync.conflict_window",
+			   "Changes of one field on both sides within this time are a potential conflict.",
+			   &settings.conflict_window, 3600, 0, INT_MAX / 1000, GUC_UNIT_S);
+	define_int("ekksync.max_delete_percent",
+			   "A run that would delete more than this share of the members stops before it writes.",
+			   &settings.max_delete_percent, 10, 0, 100, 0);
+	define_int("ekksync.connect_timeout",
+			   "Longest time to wait for a connection to Firestore.",
+			   &settings.connect_timeout, 10000, 100, 600000, GUC_UNIT_MS);
+	define_int("ekksync.request_timeout",
+			   "Longest time to wait for an answer of Firestore.",
+			   &settings.request_timeout, 60000, 100, 3600000, GUC_UNIT_MS);
+	define_int("ekksync.max_retries",
+			   "How often one request is sent again after a failure that may pass.",
+			   &settings.max_retries, 5, 0, 20, 0);
+
+#if PG_VERSION_NUM >= 150000
+	MarkGUCPrefixReserved("ekksync");
+#else
+	EmitWarningsOnPlaceholders("ekksync");
+#endif
+}
+
+const char *
+settings_emulator_host(void)
+{
+	const char *env;
+
+	if (settings.emulator_host != NULL && settings.emulator_host[0] != '\0')
+		return settings.emulator_host;
+	env = getenv("FIRESTORE_EMULATOR_HOST");
+	return (env != NULL && env[0] != '\0') ? env : NULL;
+}
+
+const char *
+settings_scan_name(ScanMode mode)
+{
+	return scan_options[mode].name;
+}

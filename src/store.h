@@ -1,0 +1,112 @@
+/*
+ * store.h
+ *		SQL over the extension's own tables (schema ekksync).
+ *
+ * All functions run as the extension's owner, inside a transaction of the
+ * caller; results are palloc'd in cxt.
+ */
+#ifndef EKKSYNC_STORE_H
+#define EKKSYNC_STORE_H
+
+#include "run.h"
+
+/* A row of ekksync.state, as far as a run needs it. */
+typedef struct StoreState
+{
+	bool		paused;
+	char	   *paused_reason;
+	char	   *project;		/* NULL: not bound yet */
+	char	   *database_id;
+	int64		system_identifier;	/* 0: not bound yet */
+	TimestampTz last_scan;
+} StoreState;
+
+/* What a run found out about itself at its end. */
+typedef struct RunEnd
+{
+	const char *status;			/* success, failed */
+	const char *phase;
+	const char *sqlstate;		/* or NULL */
+	const char *error;			/* or NULL */
+} RunEnd;
+
+extern bool store_state(StoreState *state, MemoryContext cxt);
+extern void store_bind(const char *project, const char *database_id,
+					   int64 system_identifier);
+extern void store_pause(const char *reason);
+extern void store_resume(void);
+extern void store_scanned(TimestampTz at, bool full);
+
+/* runs */
+extern void store_run_start(Run *run, const char *direction, const char *scan);
+extern void store_run_progress(Run *run, const char *phase);
+extern void store_run_end(Run *run, const RunEnd *end);
+extern void store_run_log(Run *run);
+extern int64 store_run_current(void);
+
+/* members */
+extern List *store_due_keys(const char *after, int limit, MemoryContext cxt);
+extern void store_read_members(const Mapping *map, Member **members, int n,
+							   MemoryContext cxt);
+extern void store_read_pushed(const Mapping *map, Member **members, int n,
+							  MemoryContext cxt);
+extern void store_write_members(Run *run, Member **members, int n);
+extern void store_mark_due(char **keys, int n);
+extern int64 store_live_members(void);
+
+/*
+ * Of documents seen by a scan, mark those due whose updateTime is not the
+ * known one.  With full, members between after and upto (C order, after
+ * excluded; NULL: open) that are not among them are marked due as well.
+ */
+extern void store_scan_page(char **keys, TimestampTz *times, int n,
+							bool full, const char *after, const char *upto);
+
+/* inbox */
+typedef struct StagedEntry
+{
+	char	   *doc_id;
+	char	   *key;			/* NULL: the entry names none */
+	char	   *action;
+	char	   *changes;		/* JSON object: path -> Value */
+	TimestampTz stamp;
+	bool		clamped;
+	char	   *error;			/* not usable: why */
+} StagedEntry;
+
+typedef struct UnclosedEntry
+{
+	char	   *doc_id;
+	char	   *error;			/* NULL: synced */
+} UnclosedEntry;
+
+extern void store_stage(StagedEntry *entries, int n);
+extern List *store_inbox_keys(const char *after, int limit, MemoryContext cxt);
+extern void store_read_entries(Member **members, int n, MemoryContext cxt);
+extern void store_decide_entries(Run *run, List *entries);
+extern List *store_unclosed(const char *after, int limit, MemoryContext cxt);
+extern void store_close(char **doc_ids, int n);
+
+/* audit */
+/* Returns how many were new (the same conflict is recorded once). */
+extern int	store_conflicts(Run *run, List *conflicts);
+
+/* changes: JSON object field -> [old, new] */
+extern void store_change_log(Run *run, const char *side,
+							 char **keys, char **changes, int n);
+extern void store_plan_reset(void);
+
+/* One planned write of a dry run. */
+typedef struct PlanRow
+{
+	const char *key;
+	const char *side;			/* django, firestore */
+	const char *field;			/* NULL: the whole member */
+	const char *old_value;		/* canonical or NULL */
+	const char *new_value;
+	const char *note;
+} PlanRow;
+
+extern void store_plan(Run *run, PlanRow *rows, int n);
+
+#endif							/* EKKSYNC_STORE_H */

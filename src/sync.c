@@ -1,0 +1,621 @@
+/*
+ * sync.c
+ *		Leads a run: fence, stage, then batch by batch read, decide, apply,
+ *		push, settle; and its record.
+ *
+ * Transactions are short and none is open while a request is under way.
+ * Whatever happens, what is committed is a state from which the next run goes
+ * on; nothing is kept in memory that the tables don't say.
+ *
+ * May not know: SQL, curl, how a field is decided.
+ */
+#include "postgres.h"
+
+#include <unistd.h>
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "commands/dbcommands.h"
+
+#include "fence.h"
+#include "http.h"
+#include "queue.h"
+#include "rows.h"
+#include "settings.h"
+#include "store.h"
+#include "sync.h"
+
+/* How often a member is read again when the world moves under it. */
+#define MAX_ROUNDS 6
+
+/* Per-process state: the memory context to return to after a transaction. */
+static struct
+{
+	MemoryContext caller_cxt;
+}			sync_state;
+
+/* ---- transactions ---- */
+
+void
+tx_begin(void)
+{
+	sync_state.caller_cxt = CurrentMemoryContext;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+void
+tx_commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	pgstat_report_stat(true);
+	MemoryContextSwitchTo(sync_state.caller_cxt);
+}
+
+/* ---- the run lock ---- */
+
+/*
+ * A session lock of our own on the table ekksync.run: no user's lock can
+ * meet it, DROP EXTENSION does not wait for it, and an aborted transaction
+ * keeps it.
+ */
+static void
+run_lock_tag(LOCKTAG *tag)
+{
+	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, ekksync_table_oid("run"), 0, 3);
+}
+
+bool
+sync_lock(bool wait)
+{
+	LOCKTAG		tag;
+
+	run_lock_tag(&tag);
+	return LockAcquire(&tag, ExclusiveLock, true, !wait) !=
+		LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+sync_unlock(void)
+{
+	LOCKTAG		tag;
+
+	run_lock_tag(&tag);
+	LockRelease(&tag, ExclusiveLock, true);
+}
+
+/* ---- helpers ---- */
+
+char *
+mask_key(const char *key)
+{
+	char	   *masked = pstrdup(key);
+	int			n = strlen(masked) - 3;
+	int			i;
+
+	for (i = 0; i < n; i++)
+		masked[i] = '*';
+	return masked;
+}
+
+void
+run_stop(const FsError *err)
+{
+	bool		denied = strcmp(err->status, "UNAUTHENTICATED") == 0 ||
+		strcmp(err->status, "PERMISSION_DENIED") == 0;
+
+	ereport(ERROR,
+			(errcode(err->class == FS_RETRY ? ERRCODE_CONNECTION_FAILURE :
+					 denied ? ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION :
+					 ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+			 errmsg("%s", err->message)));
+}
+
+/* Largest private memory of this process so far, in kB; 0 if unknown. */
+static void
+note_memory(Run *run)
+{
+	FILE	   *f = fopen("/proc/self/status", "r");
+	char		line[256];
+	long		kb;
+
+	if (f == NULL)
+		return;
+	while (fgets(line, sizeof(line), f) != NULL)
+		if (sscanf(line, "RssAnon: %ld", &kb) == 1)
+			run->peak_memory = Max(run->peak_memory, kb);
+	fclose(f);
+}
+
+/* A phase begins: for the record and for pg_stat_activity. */
+static void
+enter_phase(Run *run, const char *phase)
+{
+	char	   *activity = psprintf("ekksync run " INT64_FORMAT ": %s", run->id,
+									phase);
+
+	note_memory(run);
+	tx_begin();
+	store_run_progress(run, phase);
+	tx_commit();
+	pgstat_report_activity(STATE_RUNNING, activity);
+	pfree(activity);
+}
+
+/* ---- before the run ---- */
+
+static void
+check_state(const StoreState *state)
+{
+	if (state->paused)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("ekksync is paused"),
+				 state->paused_reason ?
+				 errdetail("Reason: %s", state->paused_reason) : 0,
+				 errhint("Call ekksync_resume() to allow runs again.")));
+	if (settings.project == NULL || settings.project[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIG_FILE_ERROR),
+				 errmsg("no Firestore project is set"),
+				 errhint("Set it for the database, for example ALTER DATABASE %s SET ekksync.project = 'my-project', and connect anew.",
+						 quote_identifier(get_database_name(MyDatabaseId)))));
+}
+
+/* In a transaction of the caller. */
+void
+sync_preflight(void)
+{
+	StoreState	state;
+	const Mapping *map = mapping_get();
+
+	if (map == NULL || !store_state(&state, CurrentMemoryContext))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("ekksync is not attached to a member table"),
+				 errhint("Call ekksync_attach('membership_comrade') first.")));
+	if (map->problem != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the mapping cannot be used: %s", map->problem)));
+	check_state(&state);
+}
+
+/* ---- the parts of a run ---- */
+
+static void
+parse_path(FieldPath *path, const char *text)
+{
+	SyncError	err = {0};
+
+	if (!path_parse(text, path, &err))
+		elog(ERROR, "ekksync: %s", err.message);
+}
+
+/* The paths that are read of member documents. */
+static void
+make_mask(Run *run)
+{
+	int			f;
+
+	parse_path(&run->deleted_at, MAPPING_DELETED_AT_PATH);
+	parse_path(&run->last_modified, "metadata.last_modified");
+	parse_path(&run->last_sync, "metadata.last_sync");
+	run->mask = palloc(sizeof(FieldPath *) * (run->map->nfields + 1));
+	for (f = 0; f < run->map->nfields; f++)
+		if (run->map->fields[f].path.nsegments > 0)
+			run->mask[run->nmask++] = &run->map->fields[f].path;
+	run->mask[run->nmask++] = &run->deleted_at;
+}
+
+static void
+open_client(Run *run)
+{
+	FsConfig	config = {0};
+
+	config.project = settings.project;
+	config.database_id = settings.database_id;
+	config.emulator_host = settings_emulator_host();
+	config.connect_timeout = settings.connect_timeout;
+	config.request_timeout = settings.request_timeout;
+	config.max_retries = settings.max_retries;
+	run->fs = fs_open(run->cxt, &config);
+}
+
+/*
+ * A run that would delete or deactivate a large part of the members stops
+ * before it writes; one member is always let through.
+ */
+static void
+mass_guard(Run *run)
+{
+	int64		deletes;
+	int64		members;
+
+	if (run->opt.force || run->opt.dry_run || !run->opt.push)
+		return;
+	tx_begin();
+	deletes = queue_count_deletes(run->map);
+	members = deletes > 1 ? deletes + rows_count(run->map) : 0;
+	tx_commit();
+	if (deletes > 1 && deletes * 100 > members * settings.max_delete_percent)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				 errmsg("the run would delete " INT64_FORMAT " of " INT64_FORMAT " members",
+						deletes, members),
+				 errdetail("ekksync.max_delete_percent is %d.",
+						   settings.max_delete_percent),
+				 errhint("Look at them in ekksync_pending; if they are right, use ekksync_run(force => true).")));
+}
+
+/* Merge sorted lists of keys into one without doubles, at most limit long. */
+static List *
+merge_keys(List *a, List *b, int limit)
+{
+	List	   *result = NIL;
+	int			i = 0;
+	int			j = 0;
+
+	while (list_length(result) < limit &&
+		   (i < list_length(a) || j < list_length(b)))
+	{
+		int			cmp = i >= list_length(a) ? 1 :
+			j >= list_length(b) ? -1 :
+			strcmp(list_nth(a, i), list_nth(b, j));
+
+		result = lappend(result, cmp <= 0 ? list_nth(a, i) : list_nth(b, j));
+		if (cmp <= 0)
+			i++;
+		if (cmp >= 0)
+			j++;
+	}
+	return result;
+}
+
+static int
+compare_keys(const ListCell *a, const ListCell *b)
+{
+	return strcmp(lfirst(a), lfirst(b));
+}
+
+/* The keys of the next batch: all that have something to do, in order. */
+static List *
+next_keys(Run *run, const char *after)
+{
+	List	   *keys = NIL;
+	int			i;
+
+	if (run->opt.nonly >= 0)
+	{
+		for (i = 0; i < run->opt.nonly; i++)
+			if (after == NULL || strcmp(run->opt.only[i], after) > 0)
+				keys = lappend(keys, run->opt.only[i]);
+		list_sort(keys, compare_keys);
+		return merge_keys(keys, NIL, EKKSYNC_MEMBER_PAGE);
+	}
+	tx_begin();
+	keys = merge_keys(queue_pending_keys(run->map, after, EKKSYNC_MEMBER_PAGE,
+										 run->page_cxt),
+					  store_due_keys(after, EKKSYNC_MEMBER_PAGE, run->page_cxt),
+					  EKKSYNC_MEMBER_PAGE);
+	if (run->opt.pull)
+		keys = merge_keys(keys,
+						  store_inbox_keys(after, EKKSYNC_MEMBER_PAGE,
+										   run->page_cxt),
+						  EKKSYNC_MEMBER_PAGE);
+	MemoryContextSwitchTo(run->page_cxt);
+	keys = list_copy(keys);
+	tx_commit();
+	return keys;
+}
+
+/* Members of these keys, empty. */
+static void
+new_batch(Run *run, Batch *batch, List *keys)
+{
+	ListCell   *lc;
+
+	batch->n = 0;
+	batch->members = palloc0(sizeof(Member) * (list_length(keys) + 1));
+	foreach(lc, keys)
+	{
+		Member	   *m = &batch->members[batch->n++];
+
+		m->key = lfirst(lc);
+		m->base = palloc0(sizeof(BaseValue) * run->map->nfields);
+	}
+}
+
+static Member **
+batch_members(Batch *batch)
+{
+	Member	  **members = palloc(sizeof(Member *) * (batch->n + 1));
+	int			i;
+
+	for (i = 0; i < batch->n; i++)
+		members[i] = &batch->members[i];
+	return members;
+}
+
+/*
+ * Keys that changed rows moved to: old and new document are worked on
+ * together, so that the old one is read before it may be deleted.
+ */
+static List *
+moved_keys(Batch *batch, List *keys)
+{
+	List	   *more = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+	int			i;
+
+	for (i = 0; i < batch->n; i++)
+		foreach(lc, batch->members[i].pending)
+		{
+			char	   *to = ((PendingRow *) lfirst(lc))->moved_to;
+			bool		there = to == NULL || strlen(to) != 10;
+
+			foreach(lc2, keys)
+				there = there || strcmp(lfirst(lc2), to) == 0;
+			foreach(lc2, more)
+				there = there || strcmp(lfirst(lc2), to) == 0;
+			if (!there)
+				more = lappend(more, to);
+		}
+	return more;
+}
+
+/* Read PostgreSQL's side of a batch: first pending rows, then values. */
+static void
+read_batch(Run *run, Batch *batch, List *keys)
+{
+	MemoryContext cxt = run->page_cxt;
+	Member	  **members;
+	List	   *more;
+
+	new_batch(run, batch, keys);
+	tx_begin();
+	members = batch_members(batch);
+	queue_read_pending(run->map, members, batch->n, cxt);
+	MemoryContextSwitchTo(cxt);
+	more = moved_keys(batch, keys);
+	if (more != NIL)
+	{
+		new_batch(run, batch, list_concat_copy(keys, more));
+		members = batch_members(batch);
+		queue_read_pending(run->map, members, batch->n, cxt);
+	}
+	queue_read_moves(run->map, members, batch->n, cxt);
+	if (strcmp(run->map->initial, "newest") == 0)
+		queue_read_history(run->map, members, batch->n, cxt);
+	rows_read(run->map, members, batch->n, false, cxt);
+	store_read_members(run->map, members, batch->n, cxt);
+	if (run->opt.pull)
+	{
+		store_read_entries(members, batch->n, cxt);
+		store_read_pushed(run->map, members, batch->n, cxt);
+	}
+	tx_commit();
+}
+
+static void
+decide_batch(Run *run, Batch *batch)
+{
+	int			i;
+
+	tx_begin();
+	MemoryContextSwitchTo(run->page_cxt);
+	for (i = 0; i < batch->n; i++)
+	{
+		decide_remote(run, &batch->members[i]);
+		decide_member(run, &batch->members[i]);
+		CHECK_FOR_INTERRUPTS();
+	}
+	tx_commit();
+}
+
+/* One try of a batch; returns the keys that have to be tried again. */
+static List *
+try_batch(Run *run, List *keys)
+{
+	List	   *again = NIL;
+	Batch		batch;
+	int			i;
+
+	read_batch(run, &batch, keys);
+	pull_documents(run, &batch);
+	decide_batch(run, &batch);
+	if (run->opt.dry_run)
+	{
+		plan_batch(run, &batch);
+		return NIL;
+	}
+	apply_batch(run, &batch);
+	push_batch(run, &batch);
+	for (i = 0; i < batch.n; i++)
+		if (batch.members[i].again)
+			again = lappend(again, batch.members[i].key);
+	return again;
+}
+
+/* A batch until it is done, or the world moves on too fast. */
+static void
+run_batch(Run *run, List *keys)
+{
+	MemoryContext key_cxt = AllocSetContextCreate(run->cxt, "ekksync keys",
+												  ALLOCSET_SMALL_SIZES);
+	int			round;
+	ListCell   *lc;
+
+	for (round = 0; keys != NIL && round < MAX_ROUNDS; round++)
+	{
+		List	   *copy = NIL;
+
+		if (round > 0)
+			http_sleep(50 << round);
+		MemoryContextSwitchTo(key_cxt);
+		foreach(lc, keys)
+			copy = lappend(copy, pstrdup(lfirst(lc)));
+		MemoryContextReset(run->page_cxt);
+		MemoryContextSwitchTo(run->page_cxt);
+		keys = try_batch(run, copy);
+	}
+	MemoryContextSwitchTo(run->cxt);
+	MemoryContextDelete(key_cxt);
+}
+
+static void
+run_members(Run *run)
+{
+	char	   *after = NULL;
+	List	   *keys;
+
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		MemoryContextReset(run->page_cxt);
+		MemoryContextSwitchTo(run->page_cxt);
+		keys = next_keys(run, after);
+		if (keys == NIL)
+			return;
+		if (after != NULL)
+			pfree(after);
+		after = MemoryContextStrdup(run->cxt, llast(keys));
+		run_batch(run, keys);
+		enter_phase(run, "members");
+	}
+}
+
+static void
+run_phases(Run *run)
+{
+	mass_guard(run);
+	fence_raise(run);
+	if (run->opt.pull)
+	{
+		enter_phase(run, "stage");
+		pull_entries(run);
+		enter_phase(run, "scan");
+		pull_scan(run);
+	}
+	enter_phase(run, "members");
+	run_members(run);
+	if (run->opt.dry_run)
+		return;
+	if (run->opt.pull)
+	{
+		enter_phase(run, "close");
+		pull_close_entries(run);
+		tx_begin();
+		if (run->opt.nonly < 0)
+			store_scanned(run->started_at, settings.scan == SCAN_FULL);
+		tx_commit();
+	}
+}
+
+/* ---- start and end ---- */
+
+static const char *
+direction_name(const RunOptions *opt)
+{
+	return opt->push && opt->pull ? "both" :
+		opt->push ? "to_firestore" : "to_django";
+}
+
+/* Give the run a number; from here on whatever happens is on record. */
+static void
+start_run(Run *run)
+{
+	StoreState	state;
+
+	tx_begin();
+	sync_preflight();
+	store_state(&state, run->cxt);
+	run->map = mapping_load(run->cxt);
+	run->last_scan = state.last_scan;
+	store_run_start(run, direction_name(&run->opt),
+					settings_scan_name(settings.scan));
+	if (run->opt.dry_run)
+		store_plan_reset();
+	MemoryContextSwitchTo(run->cxt);
+	make_mask(run);
+	tx_commit();
+	open_client(run);
+}
+
+/* Close the run's record; error NULL: success. */
+static void
+end_run(Run *run, const ErrorData *error)
+{
+	RunEnd		end = {"success", "end", NULL, NULL};
+
+	note_memory(run);
+	if (error != NULL)
+	{
+		end.status = "failed";
+		end.phase = "stopped";
+		end.sqlstate = unpack_sql_state(error->sqlerrcode);
+		end.error = error->message;
+		ereport(LOG,
+				(errmsg("ekksync run " INT64_FORMAT " failed: %s", run->id,
+						error->message)));
+	}
+	fence_lower(run, error);
+	tx_begin();
+	store_run_end(run, &end);
+	tx_commit();
+	pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+static Run *
+new_run(const RunOptions *options)
+{
+	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "ekksync run",
+											  ALLOCSET_DEFAULT_SIZES);
+	Run		   *run = MemoryContextAllocZero(cxt, sizeof(Run));
+
+	run->cxt = cxt;
+	run->page_cxt = AllocSetContextCreate(cxt, "ekksync batch",
+										  ALLOCSET_DEFAULT_SIZES);
+	run->opt = *options;
+	return run;
+}
+
+bool
+sync_run(const RunOptions *options, int64 *run_id,
+		 void (*started) (int64 run_id))
+{
+	Run		   *run = new_run(options);
+	ErrorData  *volatile error = NULL;
+
+	MemoryContextSwitchTo(run->cxt);
+	start_run(run);
+	*run_id = run->id;
+	if (started != NULL)
+		started(run->id);
+	PG_TRY();
+	{
+		run_phases(run);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(run->cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(run->cxt);
+	end_run(run, error);
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextDelete(run->cxt);
+	return error == NULL;
+}

@@ -1,0 +1,27 @@
+/*
+ * worker.h
+ *		Starting a run in a background worker, and waiting for it.
+ */
+#ifndef EKKSYNC_WORKER_H
+#define EKKSYNC_WORKER_H
+
+#include "run.h"
+
+typedef enum WorkerOutcome
+{
+	WORKER_RUNNING,				/* not waited for: the run has begun */
+	WORKER_ENDED,				/* the run is over; its record says how */
+	WORKER_BUSY,				/* another run is in progress */
+	WORKER_DIED					/* the worker ended without a word */
+} WorkerOutcome;
+
+/*
+ * Start a run as role (an oid) in this database.  Waits until it has a number
+ * or, with wait, until it is over; a cancel ends the wait, not the run.
+ * *run_id is the run's number, of the other run if WORKER_BUSY.  Throws the
+ * error that kept the run from starting.
+ */
+extern WorkerOutcome worker_start(Oid role, const RunOptions *options,
+								  bool wait, int64 *run_id);
+
+#endif							/* EKKSYNC_WORKER_H */

@@ -33,12 +33,35 @@ filter_refuse(const char *detail)
 			 errhint("Write it as you would after WHERE, for example: ssn NOT LIKE '9999%%'.")));
 }
 
+/* Let a syntax error point into the filter's query, not the caller's. */
+static void
+filter_position(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) arg);
+	}
+}
+
 /* The parse tree of the one expression that text is. */
 static Node *
 filter_parse(const char *text)
 {
-	List	   *statements = pg_parse_query(psprintf("SELECT (%s\n)", text));
+	char	   *query = psprintf("SELECT (%s\n)", text);
+	ErrorContextCallback context;
+	List	   *statements;
 	SelectStmt *select;
+
+	context.callback = filter_position;
+	context.arg = query;
+	context.previous = error_context_stack;
+	error_context_stack = &context;
+	statements = pg_parse_query(query);
+	error_context_stack = context.previous;
 
 	if (list_length(statements) != 1 ||
 		!IsA(linitial_node(RawStmt, statements)->stmt, SelectStmt))

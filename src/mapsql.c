@@ -247,6 +247,7 @@ check_codec(MapRequest *request, Oid typid)
 					  &request->codec, &err))
 		ereport(ERROR,
 				(errcode(err.sqlstate), errmsg("%s", err.message),
+				 err.sqlstate != ERRCODE_UNDEFINED_OBJECT ? 0 :
 				 errhint("Codecs are text, int, bool, date, timestamp, numeric, enum, kennitala, phone, jsonb and text[].")));
 	if (!mapping_codec_fits(&request->codec, typid))
 		ereport(ERROR,

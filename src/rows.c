@@ -218,13 +218,13 @@ row_write_init(RowWrite *w, int max)
 	initStringInfo(&w->second);
 }
 
-static int
+static void
 row_write_add(RowWrite *w, Oid type, Datum value, bool isnull)
 {
 	w->types[w->n] = type;
 	w->values[w->n] = value;
 	w->nulls[w->n] = isnull ? 'n' : ' ';
-	return ++w->n;
+	w->n++;
 }
 
 static Datum
@@ -262,8 +262,8 @@ update_relation(const Mapping *map, const Member *m, const int *fields,
 		first = field;
 		value = field_datum(field, values[i], &isnull);
 		appendStringInfo(&w.first, "%s%s = $%d", w.n > 0 ? ", " : "",
-						 quote_identifier(field->column),
-						 row_write_add(&w, getBaseType(field->typid), value, isnull));
+						 quote_identifier(field->column), w.n + 1);
+		row_write_add(&w, getBaseType(field->typid), value, isnull);
 	}
 	row_write_add(&w, map->id_typid, m->id, false);
 	sql_run(psprintf("UPDATE %s SET %s WHERE %s = $%d", first->relation,
@@ -305,8 +305,8 @@ insert_relation(const Mapping *map, const Member *m, const int *fields,
 		first = field;
 		value = field_datum(field, canon, &isnull);
 		appendStringInfo(&w.first, "%s, ", quote_identifier(field->column));
-		appendStringInfo(&w.second, "$%d, ",
-						 row_write_add(&w, getBaseType(field->typid), value, isnull));
+		appendStringInfo(&w.second, "$%d, ", w.n + 1);
+		row_write_add(&w, getBaseType(field->typid), value, isnull);
 	}
 	row_write_add(&w, map->id_typid, m->id, false);
 	sql_run(psprintf("INSERT INTO %s (%s%s) VALUES (%s$%d)", first->relation,

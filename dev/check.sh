@@ -43,15 +43,20 @@ wanted()
 }
 
 # Build with compiler $1 in a copy of the sources, which keeps its objects for
-# the next time, and run make there with the remaining arguments.
+# the next time, and run make there with the remaining arguments.  A file is
+# copied when it differs, and is then new to make, whatever its date.
 # shellcheck disable=SC2317	# called through step
 build_with()
 {
-	local dir=$dev/build/$1
-	mkdir -p "$dir/src"
-	find "$dir" -name '*.[ch]' -delete
-	cp -p "$top/Makefile" "$top/ekksync.control" "$dir/"
-	cp -Rp "$top/src" "$top/sql" "$top/t" "$dir/"
+	local dir=$dev/build/$1 file
+	mkdir -p "$dir/src" "$dir/sql" "$dir/t"
+	for file in "$dir"/src/*.[ch] "$dir"/t/*; do
+		[ -e "$top/${file#"$dir/"}" ] || rm -f "$file"
+	done
+	cd "$top"
+	for file in Makefile ekksync.control src/*.[ch] sql/* t/*_test.c; do
+		cmp -s "$file" "$dir/$file" || [ ! -f "$file" ] || cp "$file" "$dir/$file"
+	done
 	make -s -C "$dir" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" CC="$1" WERROR=1 "${@:2}"
 }
 

@@ -26,7 +26,15 @@ sql()
 show()
 {
 	printf '\n-- %s\n%s=> %s\n' "$1" "$role" "$2"
-	run_psql "$state" "$role" -d "$role" -P format=wrapped -P columns=100 -P null=- -c "$2"
+	run_psql "$state" "$role" -d "$role" "${look[@]}" -c "$2" | trim
+}
+
+look=(-P format=wrapped -P columns=100 -P null=-)
+
+# Drop the empty lines that psql puts after a table.
+trim()
+{
+	sed -e :a -e '/^\n*$/{$d;N;ba' -e '}'
 }
 
 # Stop unless the query gives this.
@@ -57,7 +65,7 @@ show_document()
 	printf '\n-- %s\n-- documents%s\n' "$1" "$2"
 	run_psql "$state" postgres -d "$role" -P format=wrapped -P columns=100 -v document="$document" <<-EOF
 		SELECT path, value
-		FROM demo.paths(ekksync.plain(jsonb_build_object('mapValue', :'document'::jsonb))) $3;
+		FROM demo.paths(ekksync.plain(jsonb_build_object('mapValue', jsonb_build_object('fields', :'document'::jsonb -> 'fields')))) $3;
 	EOF
 }
 
@@ -67,9 +75,7 @@ figures="run, status, to_firestore, to_django, conflicts, failed, duration"
 # A run that must succeed with these figures: changes to Firestore, to Django.
 run()
 {
-	local outcome
-	outcome=$(show "$1" "SELECT $figures FROM ekksync_run();")
-	say "$outcome"
+	show "$1" "SELECT $figures FROM ekksync_run();"
 	expect "$1" "SELECT status, to_firestore, to_django FROM ekksync_runs ORDER BY run DESC LIMIT 1" \
 		"success|$2|$3"
 }
@@ -121,12 +127,12 @@ count=$(firestore POST :runAggregationQuery '{"structuredAggregationQuery": {
 	"aggregations": [{"alias": "n", "count": {}}]}}')
 [[ $count =~ \"integerValue\":\ *\"$members\" ]] ||
 	fail "the demo failed: Firestore does not count $members documents: $count"
-say "-- Firestore itself counts $members documents in members."
+printf '\n-- %s\n' "Firestore itself counts $members documents in members."
 
 title "An edit as Django's ORM makes it"
 key=$(sql "SELECT ssn FROM membership_comrade WHERE id = 7")
 update=$(sql "SELECT format('UPDATE membership_comrade SET name = %L, ssn = %L, birthday = %L, date_joined = %L, reachable = %L, groupable = %L, housing_situation = %L, gender = %L WHERE id = 7;',
-	'Þórdís Æsa Hörpudóttir', ssn, birthday, date_joined, reachable, groupable, housing_situation, gender)
+	'Björn Þór Öxdal', ssn, birthday, date_joined, reachable, groupable, housing_situation, gender)
 	FROM membership_comrade WHERE id = 7")
 remember "$key"
 show "save() writes every column; only the name is new." "$update"
@@ -134,7 +140,7 @@ show "The queue row, written in the same transaction, names what changed and no 
 	"SELECT id, ssn, action, fields_changed, sync_status FROM membership_membersyncqueue WHERE sync_status = 'pending';"
 expect "only the name is queued" \
 	"SELECT fields_changed FROM membership_membersyncqueue WHERE sync_status = 'pending'" \
-	'{"name": "Þórdís Æsa Hörpudóttir"}'
+	'{"name": "Björn Þór Öxdal"}'
 show "A dry run says what a run would write." \
 	"SELECT member, side, field, old_value, new_value FROM ekksync_run(dry_run => true) WHERE field IS NOT NULL;"
 expect "the dry run wrote nothing" "SELECT count(*) FROM demo.changed('$key')" 0
@@ -144,7 +150,7 @@ expect "only the name was written" \
 	"SELECT string_agg(path, ' ') FROM demo.changed('$key') WHERE path NOT LIKE 'metadata.%'" \
 	"profile.name"
 expect "the document has the name" "SELECT ekksync_doc('$key') #>> '{profile,name}'" \
-	"Þórdís Æsa Hörpudóttir"
+	"Björn Þór Öxdal"
 
 title "An edit as the profile page makes it"
 key=$(sql "SELECT ssn FROM membership_comrade JOIN membership_contactinfo ON comrade_id = id
@@ -173,11 +179,10 @@ grep -q '"stringValue": "synced"' <<<"$document" || fail "the demo failed: the q
 
 title "A new member"
 key=0101302399
-show "A member and the contact info, in one transaction." "
-	INSERT INTO membership_comrade (name, ssn, birthday, date_joined, reachable, groupable, gender)
-	VALUES ('Ægir Þór Öxdal', '$key', '1930-01-01', now(), true, true, 1);
+show "A member and the contact info, in one transaction." "INSERT INTO membership_comrade (name, ssn, birthday, date_joined, reachable, groupable, gender)
+		VALUES ('Ægir Þór Öxdal', '$key', '1930-01-01', now(), true, true, 1);
 	INSERT INTO membership_contactinfo (comrade_id, phone, email)
-	SELECT id, '+3545550199', 'aegir@example.is' FROM membership_comrade WHERE ssn = '$key';"
+		SELECT id, '+3545550199', 'aegir@example.is' FROM membership_comrade WHERE ssn = '$key';"
 run "The next run." 1 0
 show "The document." "SELECT path, value FROM demo.paths(ekksync_doc('$key'));"
 expect "the document is complete" "SELECT d #>> '{profile,name}', d #>> '{profile,birthday}', d #>> '{profile,gender}',
@@ -187,8 +192,7 @@ expect "the document is complete" "SELECT d #>> '{profile,name}', d #>> '{profil
 title "A deleted member"
 key=$(sql "SELECT ssn FROM membership_comrade WHERE id = 11")
 remember "$key"
-show "Django deletes what refers to the member, then the member." "
-	DELETE FROM membership_contactinfo WHERE comrade_id = 11;
+show "Django deletes what refers to the member, then the member." "DELETE FROM membership_contactinfo WHERE comrade_id = 11;
 	DELETE FROM membership_comrade_emails WHERE comrade_id = 11;
 	DELETE FROM membership_unionmembership WHERE comrade_id = 11;
 	DELETE FROM membership_comradetitle WHERE comrade_id = 11;
@@ -201,6 +205,8 @@ expect "the document is inactive" "SELECT d #>> '{membership,status}', d #> '{me
 
 title "A run with nothing to do"
 run "It writes its own record and no member." 0 0
+expect "the run wrote its sync_logs document only, when it began and when it ended" \
+	"SELECT docs_written <= 2 FROM ekksync_runs ORDER BY run DESC LIMIT 1" t
 
 title "The record"
 show "The runs." "SELECT run, status, dry_run, to_firestore AS pushed, to_django AS applied, conflicts,

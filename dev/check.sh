@@ -152,9 +152,12 @@ tap()
 	failed=$((failed + bad))
 	ran=1
 	for name in $names; do
-		name=$(basename "$name" .pl)
-		printf "\n%s\n" "--- end of $log/tap/regress_log_$name"
-		tail -n 40 "$log/tap/regress_log_$name" 2>/dev/null || true
+		printf '\n%s\n' "--- $name"
+		if [[ $name == *.pl ]]; then
+			tail -n 40 "$log/tap/regress_log_$(basename "$name" .pl)" || true
+		else
+			("${as_server[@]}" "$name" 2>&1 || true) | grep -v '^ok' | head -n 40
+		fi
 	done
 }
 

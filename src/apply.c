@@ -363,6 +363,7 @@ try_apply(Run *run, Member **members, int n)
 	Member	   *saved = palloc(sizeof(Member) * (n + 1));
 	Size		base_size = sizeof(BaseValue) * run->map->nfields;
 	ErrorData  *volatile error = NULL;
+	SqlScope	scope;
 	int			i;
 
 	for (i = 0; i < n; i++)
@@ -374,9 +375,9 @@ try_apply(Run *run, Member **members, int n)
 	{
 		tx_begin();
 		apply_members(run, members, n);
-		SPI_connect();
+		sql_enter(&scope, run->map->owner);
 		SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
-		SPI_finish();
+		sql_leave(&scope);
 		tx_commit();
 	}
 	PG_CATCH();

@@ -190,8 +190,11 @@ run_search(void *arg)
 		sql_enter(&scope, mapping->owner);
 	else
 		sql_enter_bare(&scope, mapping->owner);
-	sql_run(search->query, OidIsValid(search->type) ? 1 : 0, &search->type,
-			&search->value, NULL, false, 0);
+	if (OidIsValid(search->type))
+		sql_run_by_index(search->query, 1, &search->type, &search->value,
+						 NULL, false, 0);
+	else
+		sql_run(search->query, 0, NULL, NULL, NULL, false, 0);
 	MemoryContextSwitchTo(search->cxt);
 	for (i = 0; i < SPI_processed; i++)
 	{

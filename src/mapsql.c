@@ -544,8 +544,7 @@ read_request(MapRequest *request, FunctionCallInfo fcinfo)
 	{
 		Jsonb	   *options = PG_GETARG_JSONB_P(8);
 
-		row->options = JsonbToCString(NULL, &options->root,
-									  VARSIZE_ANY_EXHDR(options));
+		row->options = JsonbToCString(NULL, &options->root, -1);
 	}
 	request->compute = PG_ARGISNULL(9) ? InvalidOid : PG_GETARG_OID(9);
 	request->apply = PG_ARGISNULL(10) ? InvalidOid : PG_GETARG_OID(10);

@@ -80,7 +80,8 @@ outbox_write(const Mapping *mapping, const OutboxRow *row)
 	values[4] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[5] = CStringGetTextDatum(row->error);
 	sql_enter_bare(&scope, mapping->queue_owner);
-	sql_run(mapping->queue_insert, 6, types, values, nulls, false, 0);
+	sql_run_by_index(mapping->queue_insert, 6, types, values, nulls, false,
+					 0);
 	sql_leave(&scope);
 }
 
@@ -91,7 +92,8 @@ outbox_forget_member(const Mapping *mapping, Datum member_id)
 	SqlScope	scope;
 
 	sql_enter_bare(&scope, mapping->queue_owner);
-	sql_run(mapping->queue_forget, 1, &type, &member_id, NULL, false, 0);
+	sql_run_by_index(mapping->queue_forget, 1, &type, &member_id, NULL, false,
+					 0);
 	sql_leave(&scope);
 }
 

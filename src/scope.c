@@ -14,6 +14,7 @@
 #include "utils/guc.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 
 /* More texts than this are not kept: they are prepared for each use. */
 #define MAX_KEPT_PLANS 1024
@@ -29,6 +30,7 @@ typedef struct KeptPlan
 {
 	PlanKey		key;			/* hash key; its pointers are the entry's own */
 	SPIPlanPtr	plan;
+	bool		planned;		/* sql_run_by_index has executed it */
 } KeptPlan;
 
 static struct
@@ -120,61 +122,96 @@ make_plan_table(void)
 							  HASH_ELEM | HASH_FUNCTION | HASH_COMPARE);
 }
 
-/*
- * The plan for a text and argument types: kept from an earlier call, or
- * prepared now, and then kept while there is room.
- */
-static SPIPlanPtr
-plan_for(const char *query, int nargs, Oid *types)
+static KeptPlan *
+find_plan(const char *query, int nargs, Oid *types)
 {
 	PlanKey		key;
-	KeptPlan   *kept;
-	SPIPlanPtr	plan;
-	Oid		   *own_types;
-	char	   *own_query;
 
 	if (state.plans == NULL)
 		make_plan_table();
 	key.query = query;
 	key.nargs = nargs;
 	key.types = types;
-	kept = hash_search(state.plans, &key, HASH_FIND, NULL);
-	if (kept != NULL)
-		return kept->plan;
+	return hash_search(state.plans, &key, HASH_FIND, NULL);
+}
 
-	plan = SPI_prepare(query, nargs, types);
+/* Prepare a plan, and keep it while there is room: NULL in *kept if not. */
+static SPIPlanPtr
+make_plan(const char *query, int nargs, Oid *types, int options,
+		  KeptPlan **kept)
+{
+	PlanKey		key;
+	SPIPlanPtr	plan;
+	Oid		   *own_types;
+
+	*kept = NULL;
+	plan = SPI_prepare_cursor(query, nargs, types, options);
 	if (plan == NULL)
-		elog(ERROR, "SPI_prepare failed: %s",
+		elog(ERROR, "SPI_prepare_cursor failed: %s",
 			 SPI_result_code_string(SPI_result));
 	if (hash_get_num_entries(state.plans) >= MAX_KEPT_PLANS)
 		return plan;
 
-	own_query = MemoryContextStrdup(TopMemoryContext, query);
 	own_types = MemoryContextAlloc(TopMemoryContext,
 								   Max(nargs, 1) * sizeof(Oid));
 	if (nargs > 0)
 		memcpy(own_types, types, nargs * sizeof(Oid));
-	key.query = own_query;
+	key.query = MemoryContextStrdup(TopMemoryContext, query);
+	key.nargs = nargs;
 	key.types = own_types;
 	SPI_keepplan(plan);
-	kept = hash_search(state.plans, &key, HASH_ENTER, NULL);
-	kept->plan = plan;
+	*kept = hash_search(state.plans, &key, HASH_ENTER, NULL);
+	(*kept)->plan = plan;
+	(*kept)->planned = false;
 	return plan;
+}
+
+static int
+execute(SPIPlanPtr plan, Datum *values, const char *nulls, bool read_only,
+		long limit)
+{
+	int			code = SPI_execute_plan(plan, values, nulls, read_only, limit);
+
+	if (code < 0)
+		elog(ERROR, "SPI_execute_plan failed: %s",
+			 SPI_result_code_string(code));
+	return code;
 }
 
 int
 sql_run(const char *query, int nargs, Oid *types, Datum *values,
 		const char *nulls, bool read_only, long limit)
 {
-	MemoryContext caller = CurrentMemoryContext;
+	KeptPlan   *kept = find_plan(query, nargs, types);
+	SPIPlanPtr	plan;
+
+	plan = kept ? kept->plan : make_plan(query, nargs, types, 0, &kept);
+	return execute(plan, values, nulls, read_only, limit);
+}
+
+int
+sql_run_by_index(const char *query, int nargs, Oid *types, Datum *values,
+				 const char *nulls, bool read_only, long limit)
+{
+	KeptPlan   *kept = find_plan(query, nargs, types);
+	SPIPlanPtr	plan;
+	int			level = 0;
 	int			code;
 
-	code = SPI_execute_plan(plan_for(query, nargs, types), values, nulls,
-							read_only, limit);
-	MemoryContextSwitchTo(caller);	/* SPI leaves us in its own */
-	if (code < 0)
-		elog(ERROR, "SPI_execute_plan failed: %s",
-			 SPI_result_code_string(code));
+	plan = kept ? kept->plan :
+		make_plan(query, nargs, types, CURSOR_OPT_GENERIC_PLAN, &kept);
+	if (kept == NULL || !kept->planned || !SPI_plan_is_valid(plan))
+	{
+		/* it will be planned now; a scan that is needed must not start JIT */
+		level = NewGUCNestLevel();
+		pin_setting("enable_seqscan", "off");
+		pin_setting("jit", "off");
+	}
+	code = execute(plan, values, nulls, read_only, limit);
+	if (level > 0)
+		AtEOXact_GUC(true, level);
+	if (kept != NULL)
+		kept->planned = true;
 	return code;
 }
 

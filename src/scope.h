@@ -41,6 +41,15 @@ extern int	sql_run(const char *query, int nargs, Oid *types, Datum *values,
 					const char *nulls, bool read_only, long limit);
 
 /*
+ * The same for a statement that is run row by row and finds its rows by an
+ * index: planned once for any parameters, without sequential scans, so that a
+ * plan made while the table was small is good when it is not.
+ */
+extern int	sql_run_by_index(const char *query, int nargs, Oid *types,
+							 Datum *values, const char *nulls,
+							 bool read_only, long limit);
+
+/*
  * Call work(arg) in a subtransaction.  NULL when it came to its end; when it
  * threw an error, that is undone and its message is returned, in the current
  * memory context.  A cancel or shutdown goes through.

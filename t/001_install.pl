@@ -62,7 +62,7 @@ $db->admin_sql('DROP EXTENSION ekksync');
 $db->create_extension;
 $db->attach;
 (undef, undef, $error) = $db->sql_err('SELECT * FROM ekksync_run()');
-like($error, qr/ERROR:  .*ekksync\.project/, 'a run with no project says what is not set');
+like($error, qr/ERROR:  no Firestore project is set/, 'a run with no project says what is not set');
 like($error, qr/HINT:  .*ekksync\.project/, '... and how to set it');
 
 # --------------------------------------------------------------------- drop

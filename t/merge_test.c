@@ -37,35 +37,24 @@ shown(const char *value)
 }
 
 static void
-show_input(const MergeInput *in)
+show(const MergeInput *in, const MergeResult *got)
 {
-	fprintf(stderr, "#   base %s, local %s (%lld, %lld], remote %s%s (%lld, %lld],"
-			" push_only %d, policy %d, first %d, window %lld\n",
+	static const char *const actions[] = {
+		"nothing", "agree", "push", "pull", "hold"
+	};
+
+	fprintf(stderr, "# base %s, local %s (%lld, %lld],"
+			" remote %s%s (%lld, %lld]\n"
+			"# push_only %d, policy %d, first %d, window %lld\n"
+			"# got: %s, rule \"%s\", conflict %d, potential %d\n",
 			shown(in->base), shown(in->local),
 			(long long) in->local_stamp.from, (long long) in->local_stamp.upto,
 			shown(in->remote), in->remote_missing ? " (absent)" : "",
 			(long long) in->remote_stamp.from,
 			(long long) in->remote_stamp.upto,
-			in->push_only, in->policy, in->first, (long long) in->window);
-}
-
-static const char *
-action_name(MergeDecision action)
-{
-	static const char *const names[] = {
-		"nothing", "agree", "push", "pull", "hold"
-	};
-
-	return names[action];
-}
-
-static void
-show_result(const char *label, MergeDecision action, MergeRule rule,
-			bool conflict, bool potential)
-{
-	fprintf(stderr, "#   %s %s, rule \"%s\"%s%s\n", label, action_name(action),
-			merge_rule_name(rule), conflict ? ", conflict" : "",
-			potential ? ", potential" : "");
+			in->push_only, in->policy, in->first, (long long) in->window,
+			actions[got->action], merge_rule_name(got->rule),
+			got->conflict, got->potential);
 }
 
 /* ---- cases ---- */
@@ -73,274 +62,215 @@ show_result(const char *label, MergeDecision action, MergeRule rule,
 typedef struct Case
 {
 	const char *name;
+	MergeInput	in;				/* its window is one hour */
 	MergeDecision action;
 	MergeRule	rule;			/* a conflict unless RULE_NONE */
 	bool		potential;
-	MergeInput	in;				/* its window is one hour */
 } Case;
 
+/* input */
 #define VALUES(b, l, r) .base = b, .local = l, .remote = r
 #define ABSENT(b, l) VALUES(b, l, "null"), .remote_missing = true
 #define TIMES(l, r) .local_stamp = l, .remote_stamp = r
 #define AT(t) {(t), (t)}
 #define IN(from, upto) {(from), (upto)}
+#define BOTH(l, r) VALUES("a", "b", "c"), TIMES(l, r)
+#define POLICY(p) .policy = MERGE_##p
+#define FIRST(f, l, r) VALUES(NULL, l, r), .first = FIRST_##f
+#define ONE_WAY .push_only = true
+#define UNTOUCHED IN(-9, 9)		/* no write of the row is known */
+
+/* expected: no conflict; a conflict; a potential one */
+#define QUIET(action) MERGE_##action, RULE_NONE, false
+#define LOSER(action, rule) MERGE_##action, RULE_##rule, false
+#define NEAR(action, rule) MERGE_##action, RULE_##rule, true
 
 static const Case cases[] = {
 	/* no more than one side changed, or both in the same way */
-	{"no side changed", MERGE_NOTHING, RULE_NONE, false,
-	 {VALUES("a", "a", "a")}},
-	{"only the row changed", MERGE_PUSH, RULE_NONE, false,
-	 {VALUES("a", "b", "a"), TIMES(AT(9), AT(1))}},
-	{"only the row changed, its time the earlier", MERGE_PUSH, RULE_NONE, false,
-	 {VALUES("a", "b", "a"), TIMES(AT(1), AT(9))}},
-	{"only the document changed", MERGE_PULL, RULE_NONE, false,
-	 {VALUES("a", "a", "b"), TIMES(AT(1), AT(9))}},
-	{"only the document changed, its time the earlier",
-	 MERGE_PULL, RULE_NONE, false,
-	 {VALUES("a", "a", "b"), TIMES(AT(9), AT(1))}},
-	{"only the row was cleared", MERGE_PUSH, RULE_NONE, false,
-	 {VALUES("a", "null", "a")}},
-	{"only the document was cleared", MERGE_PULL, RULE_NONE, false,
-	 {VALUES("a", "a", "null")}},
-	{"the same new value on both sides", MERGE_AGREE, RULE_NONE, false,
-	 {VALUES("a", "b", "b"), TIMES(AT(1), AT(2))}},
-	{"the same new value on both sides, manual", MERGE_AGREE, RULE_NONE, false,
-	 {VALUES("a", "b", "b"), .policy = MERGE_MANUAL}},
-	{"cleared on both sides", MERGE_AGREE, RULE_NONE, false,
-	 {VALUES("a", "null", "null")}},
-	{"the document edits what was pushed a moment ago",
-	 MERGE_PULL, RULE_NONE, false,
-	 {VALUES("b", "b", "c"), TIMES(AT(1), AT(2))}},
-	{"the row edits what was pulled a moment ago",
-	 MERGE_PUSH, RULE_NONE, false,
-	 {VALUES("b", "c", "b"), TIMES(AT(2), AT(1))}},
+	{"no side changed", {VALUES("a", "a", "a")}, QUIET(NOTHING)},
+	{"only the row", {VALUES("a", "b", "a")}, QUIET(PUSH)},
+	{"only the row, its time the earlier",
+	 {VALUES("a", "b", "a"), TIMES(AT(1), AT(9))}, QUIET(PUSH)},
+	{"only the document", {VALUES("a", "a", "b")}, QUIET(PULL)},
+	{"only the document, its time the earlier",
+	 {VALUES("a", "a", "b"), TIMES(AT(9), AT(1))}, QUIET(PULL)},
+	{"only the row, cleared", {VALUES("a", "null", "a")}, QUIET(PUSH)},
+	{"only the document, cleared", {VALUES("a", "a", "null")}, QUIET(PULL)},
+	{"the same new value", {VALUES("a", "b", "b")}, QUIET(AGREE)},
+	{"the same new value, manual",
+	 {VALUES("a", "b", "b"), POLICY(MANUAL)}, QUIET(AGREE)},
+	{"cleared on both sides", {VALUES("a", "null", "null")}, QUIET(AGREE)},
+	{"the document edits what was pushed just now",
+	 {VALUES("b", "b", "c"), TIMES(AT(1), AT(2))}, QUIET(PULL)},
+	{"the row edits what was pulled just now",
+	 {VALUES("b", "c", "b"), TIMES(AT(2), AT(1))}, QUIET(PUSH)},
 
 	/* an absent path is null once there is a base */
-	{"absent where null was agreed", MERGE_NOTHING, RULE_NONE, false,
-	 {ABSENT("null", "null")}},
-	{"absent where a value was agreed", MERGE_PULL, RULE_NONE, false,
-	 {ABSENT("a", "a")}},
-	{"absent, and the row changed from null", MERGE_PUSH, RULE_NONE, false,
-	 {ABSENT("null", "b")}},
-	{"absent, and the row cleared", MERGE_AGREE, RULE_NONE, false,
-	 {ABSENT("a", "null")}},
-	{"absent later than the row changed", MERGE_PULL, RULE_LATER, true,
-	 {ABSENT("a", "b"), TIMES(AT(1), AT(2))}},
-	{"absent earlier than the row changed", MERGE_PUSH, RULE_LATER, true,
-	 {ABSENT("a", "b"), TIMES(AT(2), AT(1))}},
+	{"absent, null agreed", {ABSENT("null", "null")}, QUIET(NOTHING)},
+	{"absent, a value agreed", {ABSENT("a", "a")}, QUIET(PULL)},
+	{"absent, the row set", {ABSENT("null", "b")}, QUIET(PUSH)},
+	{"absent, the row cleared", {ABSENT("a", "null")}, QUIET(AGREE)},
+	{"absent, the row changed earlier",
+	 {ABSENT("a", "b"), TIMES(AT(1), AT(2))}, NEAR(PULL, LATER)},
+	{"absent, the row changed later",
+	 {ABSENT("a", "b"), TIMES(AT(2), AT(1))}, NEAR(PUSH, LATER)},
 
 	/* both changed, times known */
-	{"the row later", MERGE_PUSH, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(2), AT(1))}},
-	{"the document later", MERGE_PULL, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(1), AT(2))}},
-	{"a tie", MERGE_PUSH, RULE_TIE, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(1), AT(1))}},
-	{"a tie, the document's value the greater", MERGE_PUSH, RULE_TIE, true,
-	 {VALUES("a", "b", "z"), TIMES(AT(1), AT(1))}},
-	{"the row cleared later", MERGE_PUSH, RULE_LATER, true,
-	 {VALUES("a", "null", "c"), TIMES(AT(2), AT(1))}},
-	{"the document cleared later", MERGE_PULL, RULE_LATER, true,
-	 {VALUES("a", "b", "null"), TIMES(AT(1), AT(2))}},
-	{"both changed from null", MERGE_PULL, RULE_LATER, true,
-	 {VALUES("null", "b", "c"), TIMES(AT(1), AT(2))}},
-	{"both changed before 1970", MERGE_PULL, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(-2), AT(-1))}},
+	{"the row later", {BOTH(AT(2), AT(1))}, NEAR(PUSH, LATER)},
+	{"the document later", {BOTH(AT(1), AT(2))}, NEAR(PULL, LATER)},
+	{"the document later, before 1970",
+	 {BOTH(AT(-2), AT(-1))}, NEAR(PULL, LATER)},
+	{"a tie", {BOTH(AT(1), AT(1))}, NEAR(PUSH, TIE)},
+	{"the row cleared later",
+	 {VALUES("a", "null", "c"), TIMES(AT(2), AT(1))}, NEAR(PUSH, LATER)},
+	{"the document cleared later",
+	 {VALUES("a", "b", "null"), TIMES(AT(1), AT(2))}, NEAR(PULL, LATER)},
 
-	/* both changed, the document somewhere in (10, 20] */
-	{"the row before the interval", MERGE_PULL, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(9), IN(10, 20))}},
-	{"the row at the interval's open start", MERGE_PULL, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(10), IN(10, 20))}},
-	{"the row at the interval's first moment",
-	 MERGE_PUSH, RULE_ORDER_UNKNOWN, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(11), IN(10, 20))}},
-	{"the row inside the interval", MERGE_PUSH, RULE_ORDER_UNKNOWN, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(15), IN(10, 20))}},
-	{"the row at the interval's closed end",
-	 MERGE_PUSH, RULE_ORDER_UNKNOWN, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(20), IN(10, 20))}},
-	{"the row after the interval", MERGE_PUSH, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(21), IN(10, 20))}},
-
-	/* both changed, the row somewhere in (10, 20] */
-	{"the document at the row's open start", MERGE_PUSH, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(IN(10, 20), AT(10))}},
-	{"the document inside the row's interval",
-	 MERGE_PUSH, RULE_ORDER_UNKNOWN, true,
-	 {VALUES("a", "b", "c"), TIMES(IN(10, 20), AT(11))}},
+	/* both changed, one somewhere in an interval */
+	{"the row before the document's interval",
+	 {BOTH(AT(9), IN(10, 20))}, NEAR(PULL, LATER)},
+	{"the row at its open start",
+	 {BOTH(AT(10), IN(10, 20))}, NEAR(PULL, LATER)},
+	{"the row at its first moment",
+	 {BOTH(AT(11), IN(10, 20))}, NEAR(PUSH, ORDER_UNKNOWN)},
+	{"the row at its closed end",
+	 {BOTH(AT(20), IN(10, 20))}, NEAR(PUSH, ORDER_UNKNOWN)},
+	{"the row after it", {BOTH(AT(21), IN(10, 20))}, NEAR(PUSH, LATER)},
+	{"the document at the row's open start",
+	 {BOTH(IN(10, 20), AT(10))}, NEAR(PUSH, LATER)},
+	{"the document at the row's first moment",
+	 {BOTH(IN(10, 20), AT(11))}, NEAR(PUSH, ORDER_UNKNOWN)},
 	{"the document at the row's closed end",
-	 MERGE_PUSH, RULE_ORDER_UNKNOWN, true,
-	 {VALUES("a", "b", "c"), TIMES(IN(10, 20), AT(20))}},
-	{"the document after the row's interval", MERGE_PULL, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(IN(10, 20), AT(21))}},
-	{"two intervals that overlap", MERGE_PUSH, RULE_ORDER_UNKNOWN, true,
-	 {VALUES("a", "b", "c"), TIMES(IN(10, 20), IN(19, 30))}},
-	{"two intervals that are equal", MERGE_PUSH, RULE_ORDER_UNKNOWN, true,
-	 {VALUES("a", "b", "c"), TIMES(IN(10, 20), IN(10, 20))}},
-	{"the document's interval follows", MERGE_PULL, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(IN(10, 20), IN(20, 30))}},
-	{"the row's interval follows", MERGE_PUSH, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(IN(20, 30), IN(10, 20))}},
+	 {BOTH(IN(10, 20), AT(20))}, NEAR(PUSH, ORDER_UNKNOWN)},
+	{"the document after the row's interval",
+	 {BOTH(IN(10, 20), AT(21))}, NEAR(PULL, LATER)},
+	{"intervals that overlap",
+	 {BOTH(IN(10, 20), IN(19, 30))}, NEAR(PUSH, ORDER_UNKNOWN)},
+	{"the document's interval follows",
+	 {BOTH(IN(10, 20), IN(20, 30))}, NEAR(PULL, LATER)},
+	{"the row's interval follows",
+	 {BOTH(IN(20, 30), IN(10, 20))}, NEAR(PUSH, LATER)},
 
-	/* the window: changed on both sides, at most so far apart */
-	{"exactly the window, the document later", MERGE_PULL, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(0), AT(HOUR))}},
-	{"exactly the window, the row later", MERGE_PUSH, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(HOUR), AT(0))}},
-	{"a microsecond more, the document later", MERGE_PULL, RULE_LATER, false,
-	 {VALUES("a", "b", "c"), TIMES(AT(0), AT(HOUR + 1))}},
-	{"a microsecond more, the row later", MERGE_PUSH, RULE_LATER, false,
-	 {VALUES("a", "b", "c"), TIMES(AT(HOUR + 1), AT(0))}},
-	{"the window from the interval's end", MERGE_PUSH, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(HOUR + 20), IN(10, 20))}},
-	{"a microsecond more from the interval's end",
-	 MERGE_PUSH, RULE_LATER, false,
-	 {VALUES("a", "b", "c"), TIMES(AT(HOUR + 21), IN(10, 20))}},
-	{"the window to the interval's first moment", MERGE_PULL, RULE_LATER, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(0), IN(HOUR - 1, 2 * HOUR))}},
-	{"a microsecond more to the interval's first moment",
-	 MERGE_PULL, RULE_LATER, false,
-	 {VALUES("a", "b", "c"), TIMES(AT(0), IN(HOUR, 2 * HOUR))}},
-	{"an interval longer than the window",
-	 MERGE_PUSH, RULE_ORDER_UNKNOWN, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(5 * HOUR), IN(0, 9 * HOUR))}},
-	{"a field's policy far outside of the window",
-	 MERGE_PUSH, RULE_POLICY, false,
-	 {VALUES("a", "b", "c"), TIMES(AT(0), AT(2 * HOUR)),
-	  .policy = MERGE_DJANGO_WINS}},
+	/* how far apart */
+	{"the window, up", {BOTH(AT(0), AT(HOUR))}, NEAR(PULL, LATER)},
+	{"the window, down", {BOTH(AT(HOUR), AT(0))}, NEAR(PUSH, LATER)},
+	{"1 us more, up", {BOTH(AT(0), AT(HOUR + 1))}, LOSER(PULL, LATER)},
+	{"1 us more, down", {BOTH(AT(HOUR + 1), AT(0))}, LOSER(PUSH, LATER)},
+	{"the window from an interval's end",
+	 {BOTH(AT(HOUR + 20), IN(10, 20))}, NEAR(PUSH, LATER)},
+	{"1 us more from an interval's end",
+	 {BOTH(AT(HOUR + 21), IN(10, 20))}, LOSER(PUSH, LATER)},
+	{"the window to an interval's first moment",
+	 {BOTH(AT(0), IN(HOUR - 1, 2 * HOUR))}, NEAR(PULL, LATER)},
+	{"1 us more to an interval's first moment",
+	 {BOTH(AT(0), IN(HOUR, 2 * HOUR))}, LOSER(PULL, LATER)},
+	{"inside an interval longer than the window",
+	 {BOTH(AT(5 * HOUR), IN(0, 9 * HOUR))}, NEAR(PUSH, ORDER_UNKNOWN)},
+	{"1 us more, django_wins",
+	 {BOTH(AT(0), AT(HOUR + 1)), POLICY(DJANGO_WINS)}, LOSER(PUSH, POLICY)},
 
 	/* policies, which decide only what is contested */
-	{"django_wins, the document later", MERGE_PUSH, RULE_POLICY, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(1), AT(2)), .policy = MERGE_DJANGO_WINS}},
-	{"django_wins, only the document changed", MERGE_PULL, RULE_NONE, false,
-	 {VALUES("a", "a", "c"), .policy = MERGE_DJANGO_WINS}},
-	{"firestore_wins, the row later", MERGE_PULL, RULE_POLICY, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(2), AT(1)),
-	  .policy = MERGE_FIRESTORE_WINS}},
-	{"firestore_wins, only the row changed", MERGE_PUSH, RULE_NONE, false,
-	 {VALUES("a", "b", "a"), .policy = MERGE_FIRESTORE_WINS}},
-	{"manual holds", MERGE_HOLD, RULE_POLICY, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(2), AT(1)), .policy = MERGE_MANUAL}},
-	{"manual, only the row changed", MERGE_PUSH, RULE_NONE, false,
-	 {VALUES("a", "b", "a"), .policy = MERGE_MANUAL}},
-	{"manual, only the document changed", MERGE_PULL, RULE_NONE, false,
-	 {VALUES("a", "a", "c"), .policy = MERGE_MANUAL}},
+	{"django_wins, the document later",
+	 {BOTH(AT(1), AT(2)), POLICY(DJANGO_WINS)}, NEAR(PUSH, POLICY)},
+	{"django_wins, only the document",
+	 {VALUES("a", "a", "c"), POLICY(DJANGO_WINS)}, QUIET(PULL)},
+	{"firestore_wins, the row later",
+	 {BOTH(AT(2), AT(1)), POLICY(FIRESTORE_WINS)}, NEAR(PULL, POLICY)},
+	{"firestore_wins, only the row",
+	 {VALUES("a", "b", "a"), POLICY(FIRESTORE_WINS)}, QUIET(PUSH)},
+	{"manual", {BOTH(AT(2), AT(1)), POLICY(MANUAL)}, NEAR(HOLD, POLICY)},
+	{"manual, only the row",
+	 {VALUES("a", "b", "a"), POLICY(MANUAL)}, QUIET(PUSH)},
+	{"manual, only the document",
+	 {VALUES("a", "a", "c"), POLICY(MANUAL)}, QUIET(PULL)},
 
 	/* paths that are only written */
-	{"one way, the document changed", MERGE_PUSH, RULE_ONE_WAY, false,
-	 {VALUES("a", "a", "c"), TIMES(AT(1), AT(2)), .push_only = true}},
-	{"one way, the document cleared", MERGE_PUSH, RULE_ONE_WAY, false,
-	 {VALUES("a", "a", "null"), TIMES(AT(1), AT(2)), .push_only = true}},
-	{"one way, the path went away", MERGE_PUSH, RULE_ONE_WAY, false,
-	 {ABSENT("a", "a"), TIMES(AT(1), AT(2)), .push_only = true}},
-	{"one way, both changed, the document later",
-	 MERGE_PUSH, RULE_ONE_WAY, true,
-	 {VALUES("a", "b", "c"), TIMES(AT(1), AT(2)), .push_only = true}},
-	{"one way beats firestore_wins", MERGE_PUSH, RULE_ONE_WAY, true,
-	 {VALUES("a", "b", "c"), .push_only = true,
-	  .policy = MERGE_FIRESTORE_WINS}},
-	{"one way beats manual", MERGE_PUSH, RULE_ONE_WAY, true,
-	 {VALUES("a", "b", "c"), .push_only = true, .policy = MERGE_MANUAL}},
-	{"one way, only the row changed", MERGE_PUSH, RULE_NONE, false,
-	 {VALUES("a", "b", "a"), .push_only = true}},
-	{"one way, the same new value", MERGE_AGREE, RULE_NONE, false,
-	 {VALUES("a", "b", "b"), .push_only = true}},
-	{"one way, first contact", MERGE_PUSH, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "a", "b"), .push_only = true, .first = FIRST_FIRESTORE}},
-	{"one way, first contact, no value in the row",
-	 MERGE_PUSH, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "null", "b"), TIMES(IN(0, 9), AT(5)), .push_only = true}},
-	{"one way, first contact, absent", MERGE_PUSH, RULE_NONE, false,
-	 {ABSENT(NULL, "a"), .push_only = true, .first = FIRST_FIRESTORE}},
+	{"one way, the document changed",
+	 {VALUES("a", "a", "c"), ONE_WAY}, LOSER(PUSH, ONE_WAY)},
+	{"one way, the path went away",
+	 {ABSENT("a", "a"), ONE_WAY}, LOSER(PUSH, ONE_WAY)},
+	{"one way, both, the document later",
+	 {BOTH(AT(1), AT(2)), ONE_WAY}, NEAR(PUSH, ONE_WAY)},
+	{"one way before firestore_wins",
+	 {BOTH(AT(1), AT(2)), ONE_WAY, POLICY(FIRESTORE_WINS)},
+	 NEAR(PUSH, ONE_WAY)},
+	{"one way before manual",
+	 {BOTH(AT(1), AT(2)), ONE_WAY, POLICY(MANUAL)}, NEAR(PUSH, ONE_WAY)},
+	{"one way, only the row", {VALUES("a", "b", "a"), ONE_WAY}, QUIET(PUSH)},
+	{"one way, the same", {VALUES("a", "b", "b"), ONE_WAY}, QUIET(AGREE)},
+	{"one way, first contact",
+	 {FIRST(FIRESTORE, "a", "b"), ONE_WAY}, LOSER(PUSH, FIRST_CONTACT)},
+	{"one way, first contact, the row without a value",
+	 {FIRST(DJANGO, "null", "b"), TIMES(UNTOUCHED, AT(1)), ONE_WAY},
+	 LOSER(PUSH, FIRST_CONTACT)},
+	{"one way, first contact, null in the document",
+	 {FIRST(FIRESTORE, "a", "null"), ONE_WAY}, QUIET(PUSH)},
 
-	/* first contact: both have a value */
-	{"first contact, equal", MERGE_AGREE, RULE_NONE, false,
-	 {VALUES(NULL, "a", "a"), .first = FIRST_FIRESTORE}},
-	{"first contact, django", MERGE_PUSH, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "a", "b"), TIMES(AT(1), AT(2)), .first = FIRST_DJANGO}},
-	{"first contact, firestore", MERGE_PULL, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "a", "b"), TIMES(AT(2), AT(1)), .first = FIRST_FIRESTORE}},
-	{"first contact, newest, the row later",
-	 MERGE_PUSH, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "a", "b"), TIMES(AT(2), AT(1)), .first = FIRST_NEWEST}},
-	{"first contact, newest, the document later",
-	 MERGE_PULL, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "a", "b"), TIMES(AT(1), AT(2)), .first = FIRST_NEWEST}},
-	{"first contact, newest, a tie", MERGE_PUSH, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "a", "b"), TIMES(AT(1), AT(1)), .first = FIRST_NEWEST}},
-	{"first contact, newest, order unknown",
-	 MERGE_PUSH, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "a", "b"), TIMES(AT(5), IN(1, 9)), .first = FIRST_NEWEST}},
-	{"first contact, the field's policy has no say",
-	 MERGE_PUSH, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "a", "b"), .first = FIRST_DJANGO,
-	  .policy = MERGE_FIRESTORE_WINS}},
-	{"first contact of the member, but not of the field",
-	 MERGE_PUSH, RULE_LATER, true,
-	 {VALUES("c", "a", "b"), TIMES(AT(2), AT(1)), .first = FIRST_FIRESTORE}},
-	{"no base, no first contact", MERGE_PUSH, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "a", "b"), TIMES(AT(1), AT(2))}},
-	{"no base, no first contact, equal", MERGE_AGREE, RULE_NONE, false,
-	 {VALUES(NULL, "a", "a")}},
+	/* first contact, both with a value */
+	{"first, equal", {FIRST(FIRESTORE, "a", "a")}, QUIET(AGREE)},
+	{"first, django", {FIRST(DJANGO, "a", "b"), TIMES(AT(1), AT(2))},
+	 LOSER(PUSH, FIRST_CONTACT)},
+	{"first, firestore", {FIRST(FIRESTORE, "a", "b"), TIMES(AT(2), AT(1))},
+	 LOSER(PULL, FIRST_CONTACT)},
+	{"first, newest, the row", {FIRST(NEWEST, "a", "b"), TIMES(AT(2), AT(1))},
+	 LOSER(PUSH, FIRST_CONTACT)},
+	{"first, newest, the document",
+	 {FIRST(NEWEST, "a", "b"), TIMES(AT(1), AT(2))},
+	 LOSER(PULL, FIRST_CONTACT)},
+	{"first, newest, a tie", {FIRST(NEWEST, "a", "b"), TIMES(AT(1), AT(1))},
+	 LOSER(PUSH, FIRST_CONTACT)},
+	{"first, newest, order unknown",
+	 {FIRST(NEWEST, "a", "b"), TIMES(AT(5), IN(1, 9))},
+	 LOSER(PUSH, FIRST_CONTACT)},
+	{"first, django, a field of firestore_wins",
+	 {FIRST(DJANGO, "a", "b"), POLICY(FIRESTORE_WINS)},
+	 LOSER(PUSH, FIRST_CONTACT)},
+	{"first, firestore, but with a base",
+	 {BOTH(AT(2), AT(1)), .first = FIRST_FIRESTORE}, NEAR(PUSH, LATER)},
+	{"no base", {FIRST(NONE, "a", "b"), TIMES(AT(1), AT(2))},
+	 LOSER(PUSH, FIRST_CONTACT)},
+	{"no base, equal", {FIRST(NONE, "a", "a")}, QUIET(AGREE)},
 
-	/* first contact: one has none, and is filled */
-	{"first contact, neither has a value", MERGE_AGREE, RULE_NONE, false,
-	 {VALUES(NULL, "null", "null"), .first = FIRST_DJANGO}},
-	{"first contact, neither has a value, absent",
-	 MERGE_AGREE, RULE_NONE, false,
-	 {ABSENT(NULL, "null"), .first = FIRST_DJANGO}},
-	{"first contact, django fills what is absent",
-	 MERGE_PUSH, RULE_NONE, false,
-	 {ABSENT(NULL, "a"), .first = FIRST_DJANGO}},
-	{"first contact, firestore fills what is absent",
-	 MERGE_PUSH, RULE_NONE, false,
-	 {ABSENT(NULL, "a"), .first = FIRST_FIRESTORE}},
-	{"first contact, newest fills what is absent",
-	 MERGE_PUSH, RULE_NONE, false,
-	 {ABSENT(NULL, "a"), TIMES(AT(1), AT(2)), .first = FIRST_NEWEST}},
-	{"first contact, firestore fills a null of the document",
-	 MERGE_PUSH, RULE_NONE, false,
-	 {VALUES(NULL, "a", "null"), .first = FIRST_FIRESTORE}},
-	{"first contact, newest fills a null of the document",
-	 MERGE_PUSH, RULE_NONE, false,
-	 {VALUES(NULL, "a", "null"), TIMES(AT(1), AT(2)), .first = FIRST_NEWEST}},
-	{"first contact, django fills the row", MERGE_PULL, RULE_NONE, false,
-	 {VALUES(NULL, "null", "b"), TIMES(IN(0, 9), AT(1)),
-	  .first = FIRST_DJANGO}},
-	{"first contact, firestore fills the row", MERGE_PULL, RULE_NONE, false,
-	 {VALUES(NULL, "null", "b"), TIMES(IN(0, 9), AT(1)),
-	  .first = FIRST_FIRESTORE}},
-	{"first contact, newest fills the row", MERGE_PULL, RULE_NONE, false,
-	 {VALUES(NULL, "null", "b"), TIMES(IN(8, 9), AT(1)),
-	  .first = FIRST_NEWEST}},
-	{"no base, no first contact, the row is filled",
-	 MERGE_PULL, RULE_NONE, false,
-	 {VALUES(NULL, "null", "b"), TIMES(IN(0, 9), AT(1))}},
-	{"first contact, django, the row cleared by an edit",
-	 MERGE_PUSH, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "null", "b"), TIMES(AT(1), AT(2)), .first = FIRST_DJANGO}},
-	{"first contact, firestore, the row cleared by an edit",
-	 MERGE_PULL, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "null", "b"), TIMES(AT(2), AT(1)),
-	  .first = FIRST_FIRESTORE}},
-	{"first contact, newest, the row cleared before",
-	 MERGE_PULL, RULE_FIRST_CONTACT, false,
-	 {VALUES(NULL, "null", "b"), TIMES(AT(1), AT(2)), .first = FIRST_NEWEST}},
+	/* first contact, what is missing on one side is filled */
+	{"first, absent and null",
+	 {ABSENT(NULL, "null"), .first = FIRST_NEWEST}, QUIET(AGREE)},
+	{"first, django, absent",
+	 {ABSENT(NULL, "a"), .first = FIRST_DJANGO}, QUIET(PUSH)},
+	{"first, firestore, absent",
+	 {ABSENT(NULL, "a"), .first = FIRST_FIRESTORE}, QUIET(PUSH)},
+	{"first, newest, absent",
+	 {ABSENT(NULL, "a"), .first = FIRST_NEWEST, TIMES(AT(1), AT(2))},
+	 QUIET(PUSH)},
+	{"first, firestore, null", {FIRST(FIRESTORE, "a", "null")}, QUIET(PUSH)},
+	{"first, newest, null",
+	 {FIRST(NEWEST, "a", "null"), TIMES(AT(1), AT(2))}, QUIET(PUSH)},
+	{"first, django, the row without a value",
+	 {FIRST(DJANGO, "null", "b"), TIMES(UNTOUCHED, AT(1))}, QUIET(PULL)},
+	{"first, firestore, the row without a value",
+	 {FIRST(FIRESTORE, "null", "b"), TIMES(UNTOUCHED, AT(1))}, QUIET(PULL)},
+	{"first, newest, the row without a value",
+	 {FIRST(NEWEST, "null", "b"), TIMES(UNTOUCHED, AT(-9))}, QUIET(PULL)},
+	{"no base, the row without a value",
+	 {FIRST(NONE, "null", "b"), TIMES(UNTOUCHED, AT(1))}, QUIET(PULL)},
+	{"first, django, the row cleared by an edit",
+	 {FIRST(DJANGO, "null", "b"), TIMES(AT(1), AT(2))},
+	 LOSER(PUSH, FIRST_CONTACT)},
+	{"first, firestore, the row cleared by an edit",
+	 {FIRST(FIRESTORE, "null", "b"), TIMES(AT(2), AT(1))},
+	 LOSER(PULL, FIRST_CONTACT)},
 
 	/* the document holds what the field cannot take */
-	{"unreadable, the row unchanged", MERGE_HOLD, RULE_INVALID, false,
-	 {VALUES("a", "a", NULL), TIMES(AT(1), AT(2))}},
-	{"unreadable, the row changed", MERGE_PUSH, RULE_INVALID, false,
-	 {VALUES("a", "b", NULL), TIMES(AT(1), AT(2))}},
-	{"unreadable, one way", MERGE_PUSH, RULE_INVALID, false,
-	 {VALUES("a", "a", NULL), .push_only = true}},
-	{"unreadable, first contact, firestore", MERGE_HOLD, RULE_INVALID, false,
-	 {VALUES(NULL, "a", NULL), .first = FIRST_FIRESTORE}},
-	{"unreadable, first contact, django", MERGE_HOLD, RULE_INVALID, false,
-	 {VALUES(NULL, "a", NULL), .first = FIRST_DJANGO}},
-	{"unreadable, first contact, one way", MERGE_PUSH, RULE_INVALID, false,
-	 {VALUES(NULL, "a", NULL), .push_only = true, .first = FIRST_DJANGO}},
+	{"unreadable", {VALUES("a", "a", NULL)}, LOSER(HOLD, INVALID)},
+	{"unreadable, the row changed",
+	 {VALUES("a", "b", NULL), TIMES(AT(1), AT(2))}, LOSER(PUSH, INVALID)},
+	{"unreadable, one way",
+	 {VALUES("a", "a", NULL), ONE_WAY}, LOSER(PUSH, INVALID)},
+	{"unreadable, first, django",
+	 {FIRST(DJANGO, "a", NULL)}, LOSER(HOLD, INVALID)},
+	{"unreadable, first, firestore",
+	 {FIRST(FIRESTORE, "a", NULL)}, LOSER(HOLD, INVALID)},
+	{"unreadable, first, one way",
+	 {FIRST(DJANGO, "a", NULL), ONE_WAY}, LOSER(PUSH, INVALID)},
 };
 
 static void
@@ -356,12 +286,8 @@ test_case(const Case *c)
 		res.conflict == (c->rule != RULE_NONE) &&
 		res.potential == c->potential;
 	report(ok, "case", c->name);
-	if (ok)
-		return;
-	show_input(&in);
-	show_result("expected", c->action, c->rule, c->rule != RULE_NONE,
-				c->potential);
-	show_result("got", res.action, res.rule, res.conflict, res.potential);
+	if (!ok)
+		show(&in, &res);
 }
 
 /* ---- every input of a small domain ---- */
@@ -773,12 +699,11 @@ test_law(const Law *law)
 		res = merge_field(&in);
 		if (law->holds(&in, &res) || broken++ > 0)
 			continue;
-		show_input(&in);
-		show_result("got", res.action, res.rule, res.conflict, res.potential);
+		show(&in, &res);
 	}
 	report(n > 0 && broken == 0, "law", law->name);
 	if (broken > 0)
-		fprintf(stderr, "#   broken by %d of %d inputs, first by the above\n",
+		fprintf(stderr, "# broken by %d of %d inputs, first by the above\n",
 				broken, n);
 }
 

@@ -144,19 +144,15 @@ return_run(FunctionCallInfo fcinfo, int64 run_id, const char *message)
 	PopActiveSnapshot();
 }
 
-/* Another run is in progress: a plain call waits for that one instead. */
+/* Another run is in progress: only a plain call can take that one instead. */
 static void
-join_run(const RunOptions *options, bool wait, int64 run_id)
+join_run(const RunOptions *options, int64 run_id)
 {
 	if (options->dry_run || options->force || options->nonly >= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("run " INT64_FORMAT " is in progress", run_id),
 				 errhint("Try again when it is over: see ekksync_runs.")));
-	if (!wait)
-		return;
-	sync_lock(true);
-	sync_unlock();
 }
 
 /*
@@ -168,6 +164,7 @@ ekksync_run(PG_FUNCTION_ARGS)
 	bool		wait = get_flag(fcinfo, 2, true);
 	const char *message = NULL;
 	const Mapping *map;
+	WorkerOutcome outcome;
 	RunOptions	options;
 	int64		run_id;
 
@@ -179,7 +176,14 @@ ekksync_run(PG_FUNCTION_ARGS)
 	map = mapping_get();
 	if (map == NULL || map->problem != NULL)
 		sync_preflight();		/* throws */
-	switch (worker_start(map->owner, &options, wait, &run_id))
+	outcome = worker_start(map->owner, &options, wait, &run_id);
+	while (outcome == WORKER_BUSY && run_id == 0)
+	{
+		/* the other one has just begun, or just ended */
+		sync_wait();
+		outcome = worker_start(map->owner, &options, wait, &run_id);
+	}
+	switch (outcome)
 	{
 		case WORKER_RUNNING:
 			message = "the run goes on; see ekksync_runs";
@@ -187,7 +191,9 @@ ekksync_run(PG_FUNCTION_ARGS)
 		case WORKER_ENDED:
 			break;
 		case WORKER_BUSY:
-			join_run(&options, wait, run_id);
+			join_run(&options, run_id);
+			if (wait)
+				sync_wait();
 			message = "joined a run that was in progress";
 			break;
 		case WORKER_DIED:

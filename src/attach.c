@@ -154,7 +154,7 @@ find_key_column(Attach *attach)
 				 errmsg("column \"%s\" of relation \"%s\" does not exist",
 						attach->key_column, attach->table),
 				 errhint("Name the column that holds the kennitala by key_column.")));
-	if (!mapping_codec_fits(&kennitala, attach->key_typid))
+	if (!codec_accepts(&kennitala, attach->key_typid))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("key column \"%s\" has type %s, not a text type",

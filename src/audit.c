@@ -29,8 +29,8 @@ audit_time(MergeTime t)
 }
 
 /*
- * Record conflicts.  The same conflict (values and times of both sides) is
- * recorded once, however often its member is tried; the run's own figure
+ * Record conflicts.  The same conflict (values and times of both sides; of a
+ * value that does not fit, the values alone) is recorded once, however often its member is tried; the run's own figure
  * counts the new ones.
  */
 int
@@ -91,8 +91,9 @@ store_conflicts(Run *run, List *conflicts)
 			  "WHERE c.key = u.k AND c.field = u.f "
 			  "AND c.django_value IS NOT DISTINCT FROM u.dv "
 			  "AND c.firestore_value IS NOT DISTINCT FROM u.fv "
-			  "AND c.django_time IS NOT DISTINCT FROM u.dt "
-			  "AND c.firestore_time IS NOT DISTINCT FROM u.ft) "
+			  "AND c.rule = u.r AND (u.r = 'value does not fit' "
+			  "OR (c.django_time IS NOT DISTINCT FROM u.dt "
+			  "AND c.firestore_time IS NOT DISTINCT FROM u.ft))) "
 			  "RETURNING key, field, potential",
 			  11, types, values);
 	count = (int) SPI_processed;

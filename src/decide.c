@@ -408,6 +408,8 @@ decide_member(Run *run, Member *m)
 	reset_decision(run, m);
 	if (!well_formed(m->key))
 		m->problem = "kennitala is malformed";
+	else if (m->unreadable != NULL)
+		m->problem = m->unreadable;
 	else if (m->nrows > 1)
 		m->problem = psprintf("kennitala is held by %d rows", m->nrows);
 	if (m->problem != NULL)

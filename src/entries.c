@@ -287,7 +287,7 @@ conclude_change(const Mapping *map, const Member *m, const Entry *entry,
 	if (remote != NULL && strcmp(change->value, remote) == 0)
 		return m->result[f].action == MERGE_PULL ? "applied" :
 			m->result[f].action == MERGE_PUSH ? "lost to a later change" :
-			"already in step";
+			m->result[f].action == MERGE_HOLD ? "held" : "already in step";
 	return is_echo(m, change) ? "echo" : "superseded";
 }
 

@@ -285,7 +285,7 @@ load_document_side(Field *field, const char *codec, const char *options)
 		return;
 	}
 	typid = OidIsValid(field->relid) ? field->typid : field->compute_type;
-	if (field->problem == NULL && !mapping_codec_fits(&field->codec, typid))
+	if (field->problem == NULL && !codec_accepts(&field->codec, typid))
 		field->problem = psprintf("codec \"%s\" cannot be used for type %s",
 								  codec, format_type_be(typid));
 }

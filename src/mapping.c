@@ -156,41 +156,6 @@ mapping_watched(const Mapping *mapping, Oid relid)
 	return NULL;
 }
 
-bool
-mapping_codec_fits(const Codec *codec, Oid typid)
-{
-	Oid			base = getBaseType(typid);
-	char		category;
-	bool		preferred;
-
-	get_type_category_preferred(base, &category, &preferred);
-	switch (codec->kind)
-	{
-		case CODEC_TEXT:
-		case CODEC_KENNITALA:
-		case CODEC_PHONE:
-			return category == TYPCATEGORY_STRING;
-		case CODEC_INT:
-			return base == INT2OID || base == INT4OID || base == INT8OID;
-		case CODEC_BOOL:
-			return base == BOOLOID;
-		case CODEC_DATE:
-			return base == DATEOID;
-		case CODEC_TIMESTAMP:
-			return base == TIMESTAMPTZOID || base == TIMESTAMPOID;
-		case CODEC_NUMERIC:
-			return category == TYPCATEGORY_NUMERIC;
-		case CODEC_ENUM:
-			return category == TYPCATEGORY_STRING ||
-				base == INT2OID || base == INT4OID || base == INT8OID;
-		case CODEC_JSONB:
-			return base == JSONBOID || base == JSONOID;
-		case CODEC_TEXT_ARRAY:
-			return base == TEXTARRAYOID || base == get_array_type(VARCHAROID);
-	}
-	return false;
-}
-
 /* The extension's row in pg_extension: its owner. */
 static Oid
 extension_owner(void)

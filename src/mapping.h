@@ -144,9 +144,6 @@ extern int	mapping_find(const Mapping *mapping, const char *name);
 /* Entry for a watched table, NULL if none. */
 extern const Watched *mapping_watched(const Mapping *mapping, Oid relid);
 
-/* Can the codec be used for a column or result of this type? */
-extern bool mapping_codec_fits(const Codec *codec, Oid typid);
-
 /* Oid of the schema ekksync, of the extension's owner, of one of our tables. */
 extern Oid	ekksync_schema_oid(void);
 extern Oid	ekksync_owner_oid(void);

@@ -249,7 +249,7 @@ check_codec(MapRequest *request, Oid typid)
 				(errcode(err.sqlstate), errmsg("%s", err.message),
 				 err.sqlstate != ERRCODE_UNDEFINED_OBJECT ? 0 :
 				 errhint("Codecs are text, int, bool, date, timestamp, numeric, enum, kennitala, phone, jsonb and text[].")));
-	if (!mapping_codec_fits(&request->codec, typid))
+	if (!codec_accepts(&request->codec, typid))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("codec \"%s\" cannot be used for type %s",

@@ -29,12 +29,6 @@ same(const char *a, const char *b)
 	return strcmp(a, b) == 0;
 }
 
-static MergeTime
-distance(MergeTime a, MergeTime b)
-{
-	return a > b ? a - b : b - a;
-}
-
 /*
  * Which write was later?  Each is known to lie in (from, upto]; from = upto
  * when its time is known exactly.
@@ -63,17 +57,22 @@ compare_times(MergeStamp local, MergeStamp remote)
 	return UNKNOWN;
 }
 
-/* Smallest possible distance of the two writes is within the window? */
+/* Earliest moment at which a write can have happened. */
+static MergeTime
+earliest(MergeStamp stamp)
+{
+	return stamp.from == stamp.upto ? stamp.upto : stamp.from + 1;
+}
+
+/* Can the two writes lie within the window? */
 static bool
 within_window(MergeStamp local, MergeStamp remote, MergeTime window)
 {
-	if (local.from < remote.upto && remote.from < local.upto)
-		return true;			/* they overlap */
-	if (local.upto <= remote.from)
-		return distance(remote.from, local.upto) <= window;
-	if (remote.upto <= local.from)
-		return distance(local.from, remote.upto) <= window;
-	return distance(local.upto, remote.upto) <= window;
+	if (local.upto < earliest(remote))
+		return earliest(remote) - local.upto <= window;
+	if (remote.upto < earliest(local))
+		return earliest(local) - remote.upto <= window;
+	return true;
 }
 
 static MergeResult
@@ -97,7 +96,8 @@ contested(const MergeInput *in, MergeDecision action, MergeRule rule)
 
 	res.conflict = true;
 	res.rule = rule;
-	res.potential = rule != RULE_FIRST_CONTACT && rule != RULE_INVALID &&
+	res.potential = in->base != NULL && !same(in->local, in->base) &&
+		in->remote != NULL && !same(in->remote, in->base) &&
 		within_window(in->local_stamp, in->remote_stamp, in->window);
 	return res;
 }

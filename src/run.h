@@ -142,6 +142,7 @@ typedef struct Member
 	List	   *pending;		/* PendingRow, oldest first */
 	TimestampTz *history;		/* by field: last queue row naming it, for "newest" */
 	char	   *moved_from;		/* old key, for a document to be created */
+	char	   *unreadable;		/* its rows cannot be read: why */
 
 	/* Firestore */
 	FsDoc	   *doc;

@@ -497,19 +497,28 @@ store_write_members(Run *run, Member **members, int n)
 	bool	   *due = palloc(sizeof(bool) * (n + 1));
 	bool	   *first = palloc(sizeof(bool) * (n + 1));
 	Datum		values[8];
+	char	  **keys = palloc(sizeof(char *) * (n + 1));
+	int			kept = 0;
 	int			i;
 
 	for (i = 0; i < n; i++)
 	{
-		base[i] = base_json(run->map, members[i]);
-		notes[i] = notes_json(run->map, members[i]);
-		times[i] = members[i]->doc_update_time;
-		tombs[i] = members[i]->tombstone;
-		first[i] = members[i]->first_contact;
-		due[i] = members[i]->withheld || members[i]->again ||
-			strcmp(notes[i], "[]") != 0;
+		Member	   *m = members[i];
+
+		/* a key that no row ever had is no member of ours */
+		if (!m->known && (m->problem != NULL || (m->gone && m->pending == NIL)))
+			continue;
+		keys[kept] = m->key;
+		base[kept] = base_json(run->map, m);
+		notes[kept] = notes_json(run->map, m);
+		times[kept] = m->doc_update_time;
+		tombs[kept] = m->tombstone;
+		first[kept] = m->first_contact;
+		due[kept] = m->withheld || m->again || strcmp(notes[kept], "[]") != 0;
+		kept++;
 	}
-	values[0] = sql_text_array(member_keys(members, n), n);
+	n = kept;
+	values[0] = sql_text_array(keys, n);
 	values[1] = sql_json_array(base, n);
 	values[2] = sql_json_array(notes, n);
 	values[3] = sql_time_array(times, n);

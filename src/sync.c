@@ -27,6 +27,7 @@
 #include "http.h"
 #include "queue.h"
 #include "rows.h"
+#include "scope.h"
 #include "settings.h"
 #include "store.h"
 #include "sync.h"
@@ -74,22 +75,23 @@ run_lock_tag(LOCKTAG *tag)
 }
 
 bool
-sync_lock(bool wait)
+sync_lock(void)
 {
 	LOCKTAG		tag;
 
 	run_lock_tag(&tag);
-	return LockAcquire(&tag, ExclusiveLock, true, !wait) !=
+	return LockAcquire(&tag, ExclusiveLock, true, true) !=
 		LOCKACQUIRE_NOT_AVAIL;
 }
 
 void
-sync_unlock(void)
+sync_wait(void)
 {
 	LOCKTAG		tag;
 
 	run_lock_tag(&tag);
-	LockRelease(&tag, ExclusiveLock, true);
+	(void) LockAcquire(&tag, ShareLock, false, false);
+	(void) LockRelease(&tag, ShareLock, false);
 }
 
 /* ---- helpers ---- */
@@ -373,6 +375,68 @@ moved_keys(Batch *batch, List *keys)
 	return more;
 }
 
+/* What read_rows does in a subtransaction. */
+typedef struct RowsRead
+{
+	Run		   *run;
+	Member	  **members;
+	int			n;
+} RowsRead;
+
+static void
+read_rows_work(void *arg)
+{
+	RowsRead   *r = arg;
+
+	rows_read(r->run->map, r->members, r->n, false, r->run->page_cxt);
+}
+
+/*
+ * Values of the members' rows.  Should the reading fail (a computing function
+ * may), they are read one by one, and only those that cannot be read have a
+ * problem.
+ */
+static void
+read_rows(Run *run, Member **members, int n)
+{
+	RowsRead	all = {run, members, n};
+	int			i;
+
+	if (sql_guarded(read_rows_work, &all) == NULL)
+		return;
+	for (i = 0; i < n; i++)
+	{
+		RowsRead	one = {run, &members[i], 1};
+		char	   *problem = sql_guarded(read_rows_work, &one);
+
+		if (problem != NULL)
+			members[i]->unreadable = MemoryContextStrdup(run->page_cxt,
+														 problem);
+	}
+}
+
+/* What only some members need: pushed values, and times of old queue rows. */
+static void
+read_history(Run *run, Member **members, int n)
+{
+	Member	  **some = palloc(sizeof(Member *) * (n + 1));
+	int			nsome = 0;
+	int			i;
+
+	for (i = 0; i < n; i++)
+		if (members[i]->entries != NIL)
+			some[nsome++] = members[i];
+	if (nsome > 0)
+		store_read_pushed(run->map, some, nsome, run->page_cxt);
+	if (strcmp(run->map->initial, "newest") != 0)
+		return;
+	for (i = nsome = 0; i < n; i++)
+		if (members[i]->first_contact)
+			some[nsome++] = members[i];
+	if (nsome > 0)
+		queue_read_history(run->map, some, nsome, run->page_cxt);
+}
+
 /* Read PostgreSQL's side of a batch: first pending rows, then values. */
 static void
 read_batch(Run *run, Batch *batch, List *keys)
@@ -394,15 +458,11 @@ read_batch(Run *run, Batch *batch, List *keys)
 		queue_read_pending(run->map, members, batch->n, cxt);
 	}
 	queue_read_moves(run->map, members, batch->n, cxt);
-	if (strcmp(run->map->initial, "newest") == 0)
-		queue_read_history(run->map, members, batch->n, cxt);
-	rows_read(run->map, members, batch->n, false, cxt);
+	read_rows(run, members, batch->n);
 	store_read_members(run->map, members, batch->n, cxt);
 	if (run->opt.pull)
-	{
 		store_read_entries(members, batch->n, cxt);
-		store_read_pushed(run->map, members, batch->n, cxt);
-	}
+	read_history(run, members, batch->n);
 	tx_commit();
 }
 
@@ -497,8 +557,8 @@ run_members(Run *run)
 static void
 run_phases(Run *run)
 {
-	mass_guard(run);
 	fence_raise(run);
+	mass_guard(run);
 	if (run->opt.pull)
 	{
 		enter_phase(run, "stage");

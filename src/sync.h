@@ -19,11 +19,13 @@ extern bool sync_run(const RunOptions *options, int64 *run_id,
 					 void (*started) (int64 run_id));
 
 /*
- * Take, or try to take, the lock that allows one run in a database, until the
- * end of the process or sync_unlock.  It is no lock of a transaction.
+ * Take the lock that allows one run in a database, until the end of the
+ * process; false if another run has it.  It is no lock of a transaction.
  */
-extern bool sync_lock(bool wait);
-extern void sync_unlock(void);
+extern bool sync_lock(void);
+
+/* Wait until no run has the lock. */
+extern void sync_wait(void);
 
 /* Throw the error that a run would meet before it starts, if any. */
 extern void sync_preflight(void);

@@ -158,7 +158,7 @@ lock_or_tell(void)
 	bool		locked;
 
 	tx_begin();
-	locked = sync_lock(false);
+	locked = sync_lock();
 	if (!locked)
 		worker_state.shared->run_id = store_run_current();
 	tx_commit();

@@ -558,10 +558,11 @@ sub free_port
 }
 
 # Put a relay between the database and the emulator, or put it back on the
-# same port; a test cuts the emulator off by relay_stop.
+# same port; a test cuts the emulator off by relay_stop.  record => FILE keeps
+# what the database sends, for recorded().
 sub relay_start
 {
-	my ($self) = @_;
+	my ($self, %arg) = @_;
 	croak('the relay runs') if $self->{relay};
 	unless ($self->{relay_port})
 	{
@@ -573,7 +574,7 @@ sub relay_start
 	{
 		# a group of its own, so that its connections end with it
 		setpgrp;
-		exec 'socat',
+		exec 'socat', ($arg{record} ? ('-r', $arg{record}) : ()),
 		  "TCP-LISTEN:$self->{relay_port},bind=127.0.0.1,reuseaddr,fork",
 		  "TCP:$self->{host}"
 		  or POSIX::_exit(127);
@@ -595,6 +596,26 @@ sub relay_stop
 	local $?;
 	waitpid $pid, 0;
 	return;
+}
+
+# The requests in a file that a relay has recorded, oldest first: [verb, body],
+# where the verb is what follows the last colon of the URL, and the body is
+# decoded.
+sub recorded
+{
+	my ($self, $file) = @_;
+	my $sent = PostgreSQL::Test::Utils::slurp_file($file);
+	my @requests;
+	while ($sent =~ /\G([A-Z]+) (\S+) HTTP\/1\.1\r\n(.*?)\r\n\r\n/gcs)
+	{
+		my ($url, $head) = ($2, $3);
+		my ($length) = $head =~ /^content-length: *(\d+)/mi or croak("a request without a length: $url");
+		my $body = substr($sent, pos $sent, $length);
+		pos($sent) += $length;
+		push @requests, [ $url =~ s/.*://r, $json->decode($body) ];
+	}
+	croak('the record does not end with a whole request') if (pos($sent) // 0) != length $sent;
+	return @requests;
 }
 
 sub DESTROY

@@ -13,6 +13,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "auth.h"
 #include "firestore.h"
 #include "look.h"
 #include "mapping.h"
@@ -142,11 +143,25 @@ check_role(Checks *c, const Mapping *map)
 		NULL);
 }
 
+/* Can a token be had?  The emulator, at host, wants none. */
+static bool
+check_credentials(Checks *c, const char *host)
+{
+	SyncError	err = {0};
+	bool		ok = host != NULL || auth_token(NULL, false, &err) != NULL;
+
+	add(c, "credentials", ok, host ? "not needed with the emulator" :
+		ok ? auth_origin() : err.message,
+		"Let ekksync.credentials name the key file of a service account.");
+	return ok;
+}
+
 /* Ask Firestore for one document that need not exist. */
 static void
 check_firestore(Checks *c)
 {
 	const char *host = settings_emulator_host();
+	bool		ready = check_credentials(c, host);
 	char	   *id = "ekksync-check";
 	TimestampTz asked;
 	TimestampTz answered;
@@ -165,6 +180,8 @@ check_firestore(Checks *c)
 		psprintf("project %s, database %s, %s%s", settings.project,
 				 settings.database_id, host ? "emulator at " : "the service",
 				 host ? host : ""), NULL);
+	if (!ready)
+		return;
 	asked = GetCurrentTimestamp();
 	if (!fs_get(look_client(CurrentMemoryContext), "sync_logs", &id, 1, NULL,
 				0, &doc, &read_time, &err))

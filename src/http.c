@@ -198,12 +198,16 @@ on_rewind(void *arg, curl_off_t offset, int origin)
 
 /* ---- opening and closing ---- */
 
-/* Forget a transfer, finished or not. */
+/* Forget a transfer, finished or not; it may have held tokens. */
 static void
 transfer_drop(HttpClient *client, Transfer *t)
 {
 	if (!t->busy)
 		return;
+	for (struct curl_slist *h = t->headers; h; h = h->next)
+		explicit_bzero(h->data, strlen(h->data));
+	if (t->answer)
+		explicit_bzero(t->answer, t->answer_len);
 	curl_multi_remove_handle(client->multi, t->easy);
 	curl_easy_reset(t->easy);
 	curl_slist_free_all(t->headers);
@@ -303,7 +307,8 @@ host_is_loopback(const char *host)
 
 /*
  * May the request be sent to this address?  HTTPS anywhere, plain HTTP only
- * to the machine itself.  Sets *tls; the reason for a no is returned.
+ * to the machine itself and to the metadata server.  Sets *tls; the reason
+ * for a no is returned.
  */
 static const char *
 url_refused(const char *url, bool *tls)
@@ -323,7 +328,8 @@ url_refused(const char *url, bool *tls)
 		*tls = strcmp(scheme, "https") == 0;
 		if (!*tls && strcmp(scheme, "http") != 0)
 			reason = "not sent: the address is neither http nor https";
-		else if (!*tls && !host_is_loopback(host))
+		else if (!*tls && !host_is_loopback(host) &&
+				 pg_strcasecmp(host, HTTP_METADATA_HOST) != 0)
 			reason = "not sent: plain HTTP is only allowed to the machine itself";
 	}
 	curl_free(scheme);
@@ -366,6 +372,8 @@ set_headers(Transfer *t)
 		explicit_bzero(line, strlen(line));
 		pfree(line);
 	}
+	if (ok && r->header)
+		ok = add_header(t, r->header);
 	return ok;
 }
 

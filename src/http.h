@@ -7,6 +7,13 @@
 
 #include "ekksync.h"
 
+/*
+ * The metadata server of Google's machines.  It has no TLS and is reached
+ * without leaving the machine's host: the one place beside the machine itself
+ * to which plain HTTP is allowed.
+ */
+#define HTTP_METADATA_HOST "metadata.google.internal"
+
 typedef struct HttpClient HttpClient;
 
 typedef struct HttpRequest
@@ -14,6 +21,7 @@ typedef struct HttpRequest
 	const char *method;			/* "GET", "POST", "PATCH", "DELETE" */
 	const char *url;
 	const char *bearer;			/* token for Authorization, or NULL */
+	const char *header;			/* one more header line, or NULL */
 	const char *body;			/* or NULL; must outlive the call */
 	size_t		body_len;
 	const char *content_type;	/* NULL: application/json */
@@ -25,7 +33,7 @@ typedef enum HttpFailure
 	HTTP_CONNECT,				/* the server was not reached: nothing was done */
 	HTTP_LOST,					/* cut off or timed out: it may have been done */
 	HTTP_TOO_LARGE,				/* the answer is over EKKSYNC_MAX_RESPONSE */
-	HTTP_REFUSED				/* not sent: TLS, redirect, plain HTTP off loopback */
+	HTTP_REFUSED				/* not sent: TLS, redirect, plain HTTP to elsewhere */
 } HttpFailure;
 
 typedef struct HttpResponse

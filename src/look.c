@@ -16,6 +16,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
+#include "auth.h"
 #include "firestore.h"
 #include "look.h"
 #include "mapping.h"
@@ -245,6 +246,7 @@ look_client(MemoryContext cxt)
 	config.connect_timeout = settings.connect_timeout;
 	config.request_timeout = settings.request_timeout;
 	config.max_retries = 1;
+	config.token = auth_token;
 	return fs_open(cxt, &config);
 }
 

@@ -96,6 +96,12 @@ settings_define(void)
 							   &settings.emulator_host, "",
 							   PGC_SUSET, 0,
 							   check_host_port, NULL, NULL);
+	DefineCustomStringVariable("ekksync.credentials",
+							   "Key file of the service account that works with the Firestore service.",
+							   "When empty, GOOGLE_APPLICATION_CREDENTIALS of the server's environment is honoured, and without that the metadata server.",
+							   &settings.credentials, "",
+							   PGC_SUSET, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
 	DefineCustomEnumVariable("ekksync.scan",
 							 "Which documents a run looks at besides those named by queue entries.",
 							 NULL, &settings.scan, SCAN_CHANGED, scan_options,

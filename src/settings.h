@@ -24,6 +24,7 @@ typedef struct Settings
 	char	   *project;		/* Google Cloud project id, "" when unset */
 	char	   *database_id;	/* Firestore database id */
 	char	   *emulator_host;	/* host:port, "" to use the environment */
+	char	   *credentials;	/* path of a key file, "" to use the environment */
 	int			scan;			/* ScanMode */
 	int			on_local_delete;	/* LocalDelete */
 	int			conflict_window;	/* seconds */

@@ -23,6 +23,7 @@
 #include "utils/snapmgr.h"
 #include "commands/dbcommands.h"
 
+#include "auth.h"
 #include "fence.h"
 #include "http.h"
 #include "queue.h"
@@ -229,6 +230,7 @@ open_client(Run *run)
 	config.connect_timeout = settings.connect_timeout;
 	config.request_timeout = settings.request_timeout;
 	config.max_retries = settings.max_retries;
+	config.token = auth_token;
 	run->fs = fs_open(run->cxt, &config);
 }
 

@@ -11,6 +11,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "miscadmin.h"
@@ -48,6 +49,7 @@ typedef struct SharedRun
 	pg_atomic_uint32 phase;
 	Oid			database;
 	Oid			role;
+	bool		can_login;
 	pid_t		caller;
 	bool		push;
 	bool		pull;
@@ -203,12 +205,17 @@ run_guarded(const RunOptions *options)
  * back is refused.
  */
 static void
-connect_as(Oid database, Oid role)
+connect_as(Oid database, Oid role, bool can_login)
 {
 #if PG_VERSION_NUM >= 170000
 	BackgroundWorkerInitializeConnectionByOid(database, role,
 											  BGWORKER_BYPASS_ROLELOGINCHECK);
 #else
+	if (can_login)
+	{
+		BackgroundWorkerInitializeConnectionByOid(database, role, 0);
+		return;
+	}
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	StartTransactionCommand();
 	SetSessionAuthorization(role, superuser_arg(role));
@@ -235,7 +242,7 @@ ekksync_run_main(Datum main_arg)
 	worker_state.shared = dsm_segment_address(segment);
 	database = worker_state.shared->database;
 	role = worker_state.shared->role;
-	connect_as(database, role);
+	connect_as(database, role, worker_state.shared->can_login);
 	pin_settings();
 	MemoryContextSwitchTo(TopMemoryContext);
 	copy_options(worker_state.shared, &options);
@@ -244,6 +251,20 @@ ekksync_run_main(Datum main_arg)
 }
 
 /* ---- the caller ---- */
+
+static bool
+role_can_login(Oid role)
+{
+	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	bool		result = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		result = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
 
 static dsm_segment *
 share_options(Oid role, const RunOptions *options)
@@ -262,6 +283,7 @@ share_options(Oid role, const RunOptions *options)
 	pg_atomic_init_u32(&shared->phase, PHASE_ASKED);
 	shared->database = MyDatabaseId;
 	shared->role = role;
+	shared->can_login = role_can_login(role);
 	shared->caller = MyProcPid;
 	shared->push = options->push;
 	shared->pull = options->pull;

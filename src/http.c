@@ -204,12 +204,12 @@ transfer_drop(HttpClient *client, Transfer *t)
 {
 	if (!t->busy)
 		return;
+	curl_multi_remove_handle(client->multi, t->easy);
+	curl_easy_reset(t->easy);
 	for (struct curl_slist *h = t->headers; h; h = h->next)
 		explicit_bzero(h->data, strlen(h->data));
 	if (t->answer)
 		explicit_bzero(t->answer, t->answer_len);
-	curl_multi_remove_handle(client->multi, t->easy);
-	curl_easy_reset(t->easy);
 	curl_slist_free_all(t->headers);
 	free(t->answer);
 	t->headers = NULL;

@@ -217,6 +217,9 @@ extern void pull_scan(Run *run);
 extern void pull_documents(Run *run, Batch *batch);
 extern void pull_close_entries(Run *run);
 
+/* ---- batch.c ---- */
+extern void batch_run(Run *run, List *keys);
+
 /* ---- entries.c ---- */
 extern void entries_parse(const Mapping *map, Member *m);
 extern const Entry *entries_explaining(const Member *m, int field,

@@ -113,7 +113,8 @@ sub _serve
 	my %client;					# fileno => {buffer, lose}, of clients only
 	my $hanging = 0;
 	my $close = sub {
-		for my $socket (grep { defined } $_[0], $peer{ fileno $_[0] })
+		my @pair = ($_[0], $peer{ fileno $_[0] });
+		for my $socket (@pair)
 		{
 			$select->remove($socket);
 			delete $client{ fileno $socket };
@@ -137,8 +138,8 @@ sub _serve
 				$select->add($client, $server);
 				next;
 			}
-			my $fd = fileno $socket // next;	# closed meanwhile
-			my $peer = $peer{$fd} // next;
+			my $fd = fileno($socket) // next;	# closed meanwhile
+			my $peer = $peer{$fd};
 			my $n = sysread $socket, my $bytes, 65536;
 			if (!$n)
 			{

@@ -140,14 +140,14 @@ static const Case cases[] = {
 	{"row's interval follows", BOTH(IN(20, 30), IN(10, 20)), ROW_WINS},
 
 	/* the window */
-	{"just the window, up", BOTH(AT(0), AT(HOUR)), DOC_WINS},
-	{"just the window, down", BOTH(AT(HOUR), AT(0)), ROW_WINS},
+	{"the window, up", BOTH(AT(0), AT(HOUR)), DOC_WINS},
+	{"the window, down", BOTH(AT(HOUR), AT(0)), ROW_WINS},
 	{"1 us more, up", BOTH(AT(0), AT(HOUR + 1)), FAR(PULL, LATER)},
 	{"1 us more, down", BOTH(AT(HOUR + 1), AT(0)), FAR(PUSH, LATER)},
-	{"just it from an end", BOTH(AT(HOUR + 9), IN(0, 9)), ROW_WINS},
-	{"1 us more from one", BOTH(AT(HOUR + 10), IN(0, 9)), FAR(PUSH, LATER)},
-	{"just it to a first moment", BOTH(AT(0), IN(HOUR - 1, 9 * HOUR)), DOC_WINS},
-	{"1 us more to one", BOTH(AT(0), IN(HOUR, 9 * HOUR)), FAR(PULL, LATER)},
+	{"the window from an end", BOTH(AT(HOUR + 9), IN(0, 9)), ROW_WINS},
+	{"1 us more from an end", BOTH(AT(HOUR + 10), IN(0, 9)), FAR(PUSH, LATER)},
+	{"the window to a start", BOTH(AT(0), IN(HOUR - 1, 9 * HOUR)), DOC_WINS},
+	{"1 us more to start", BOTH(AT(0), IN(HOUR, 8 * HOUR)), FAR(PULL, LATER)},
 	{"in a long interval", BOTH(AT(5 * HOUR), IN(0, 9 * HOUR)), UNKNOWN},
 
 	/* policies, which decide only what is contested */

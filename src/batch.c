@@ -1,0 +1,237 @@
+/*
+ * batch.c
+ *		One batch of members: read both sides, decide, apply, push; and again
+ *		for those under whom the world moved.
+ *
+ * May not know: SQL, curl, how a field is decided.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#include "http.h"
+#include "queue.h"
+#include "rows.h"
+#include "run.h"
+#include "scope.h"
+#include "store.h"
+
+/* How often a member is read again when the world moves under it. */
+#define MAX_ROUNDS 6
+
+/* Members of these keys, empty. */
+static void
+new_batch(Run *run, Batch *batch, List *keys)
+{
+	ListCell   *lc;
+
+	batch->n = 0;
+	batch->members = palloc0(sizeof(Member) * (list_length(keys) + 1));
+	foreach(lc, keys)
+	{
+		Member	   *m = &batch->members[batch->n++];
+
+		m->key = lfirst(lc);
+		m->base = palloc0(sizeof(BaseValue) * run->map->nfields);
+	}
+}
+
+static Member **
+batch_members(Batch *batch)
+{
+	Member	  **members = palloc(sizeof(Member *) * (batch->n + 1));
+	int			i;
+
+	for (i = 0; i < batch->n; i++)
+		members[i] = &batch->members[i];
+	return members;
+}
+
+/*
+ * Keys that changed rows moved to: old and new document are worked on
+ * together, so that the old one is read before it may be deleted.
+ */
+static List *
+moved_keys(Batch *batch, List *keys)
+{
+	List	   *more = NIL;
+	ListCell   *lc;
+	ListCell   *lc2;
+	int			i;
+
+	for (i = 0; i < batch->n; i++)
+		foreach(lc, batch->members[i].pending)
+		{
+			char	   *to = ((PendingRow *) lfirst(lc))->moved_to;
+			bool		there = to == NULL || strlen(to) != 10;
+
+			foreach(lc2, keys)
+				there = there || strcmp(lfirst(lc2), to) == 0;
+			foreach(lc2, more)
+				there = there || strcmp(lfirst(lc2), to) == 0;
+			if (!there)
+				more = lappend(more, to);
+		}
+	return more;
+}
+
+/* What read_rows does in a subtransaction. */
+typedef struct RowsRead
+{
+	Run		   *run;
+	Member	  **members;
+	int			n;
+} RowsRead;
+
+static void
+read_rows_work(void *arg)
+{
+	RowsRead   *r = arg;
+
+	rows_read(r->run->map, r->members, r->n, false, r->run->page_cxt);
+}
+
+/*
+ * Values of the members' rows.  Should the reading fail (a computing function
+ * may), they are read one by one, and only those that cannot be read have a
+ * problem.
+ */
+static void
+read_rows(Run *run, Member **members, int n)
+{
+	RowsRead	all = {run, members, n};
+	int			i;
+
+	if (sql_guarded(read_rows_work, &all) == NULL)
+		return;
+	for (i = 0; i < n; i++)
+	{
+		RowsRead	one = {run, &members[i], 1};
+		char	   *problem = sql_guarded(read_rows_work, &one);
+
+		if (problem != NULL)
+			members[i]->unreadable = MemoryContextStrdup(run->page_cxt,
+														 problem);
+	}
+}
+
+/* What only some members need: pushed values, and times of old queue rows. */
+static void
+read_history(Run *run, Member **members, int n)
+{
+	Member	  **some = palloc(sizeof(Member *) * (n + 1));
+	int			nsome = 0;
+	int			i;
+
+	for (i = 0; i < n; i++)
+		if (members[i]->entries != NIL)
+			some[nsome++] = members[i];
+	if (nsome > 0)
+		store_read_pushed(run->map, some, nsome, run->page_cxt);
+	if (strcmp(run->map->initial, "newest") != 0)
+		return;
+	for (i = nsome = 0; i < n; i++)
+		if (members[i]->first_contact)
+			some[nsome++] = members[i];
+	if (nsome > 0)
+		queue_read_history(run->map, some, nsome, run->page_cxt);
+}
+
+/* Read PostgreSQL's side of a batch: first pending rows, then values. */
+static void
+read_batch(Run *run, Batch *batch, List *keys)
+{
+	MemoryContext cxt = run->page_cxt;
+	Member	  **members;
+	List	   *more;
+
+	new_batch(run, batch, keys);
+	tx_begin();
+	members = batch_members(batch);
+	queue_read_pending(run->map, members, batch->n, cxt);
+	MemoryContextSwitchTo(cxt);
+	more = moved_keys(batch, keys);
+	if (more != NIL)
+	{
+		new_batch(run, batch, list_concat_copy(keys, more));
+		members = batch_members(batch);
+		queue_read_pending(run->map, members, batch->n, cxt);
+	}
+	queue_read_moves(run->map, members, batch->n, cxt);
+	read_rows(run, members, batch->n);
+	store_read_members(run->map, members, batch->n, cxt);
+	if (run->opt.pull)
+		store_read_entries(members, batch->n, cxt);
+	read_history(run, members, batch->n);
+	tx_commit();
+}
+
+static void
+decide_batch(Run *run, Batch *batch)
+{
+	int			i;
+
+	tx_begin();
+	MemoryContextSwitchTo(run->page_cxt);
+	for (i = 0; i < batch->n; i++)
+	{
+		decide_remote(run, &batch->members[i]);
+		decide_member(run, &batch->members[i]);
+		CHECK_FOR_INTERRUPTS();
+	}
+	tx_commit();
+}
+
+/* One try of a batch; returns the keys that have to be tried again. */
+static List *
+try_batch(Run *run, List *keys)
+{
+	List	   *again = NIL;
+	Batch		batch;
+	int			i;
+
+	read_batch(run, &batch, keys);
+	pull_documents(run, &batch);
+	decide_batch(run, &batch);
+	if (run->opt.dry_run)
+	{
+		plan_batch(run, &batch);
+		return NIL;
+	}
+	apply_batch(run, &batch);
+	push_batch(run, &batch);
+	for (i = 0; i < batch.n; i++)
+		if (batch.members[i].again)
+			again = lappend(again, batch.members[i].key);
+	return again;
+}
+
+/*
+ * Work on members until they are done, or the world moves on too fast: then
+ * they are left for the next run.  keys may live in the batch's context.
+ */
+void
+batch_run(Run *run, List *keys)
+{
+	MemoryContext key_cxt = AllocSetContextCreate(run->cxt, "ekksync keys",
+												  ALLOCSET_SMALL_SIZES);
+	int			round;
+	ListCell   *lc;
+
+	for (round = 0; keys != NIL && round < MAX_ROUNDS; round++)
+	{
+		List	   *copy = NIL;
+
+		if (round > 0)
+			http_sleep(50 << round);
+		MemoryContextSwitchTo(key_cxt);
+		foreach(lc, keys)
+			copy = lappend(copy, pstrdup(lfirst(lc)));
+		MemoryContextReset(run->page_cxt);
+		MemoryContextSwitchTo(run->page_cxt);
+		keys = try_batch(run, copy);
+	}
+	MemoryContextSwitchTo(run->cxt);
+	MemoryContextDelete(key_cxt);
+}

@@ -21,15 +21,21 @@
 
 /* ---- building writes ---- */
 
+/* Is this a path that runs write? */
 static bool
-is_mapped(const Run *run, const FieldPath *path)
+is_ours(const Run *run, const FieldPath *path)
 {
-	int			f;
+	const FieldPath *times[] = {&run->deleted_at, &run->last_modified,
+	&run->last_sync};
+	int			i;
 
-	for (f = 0; f < run->map->nfields; f++)
-		if (strcmp(run->map->fields[f].path.quoted, path->quoted) == 0)
+	for (i = 0; i < run->map->nfields; i++)
+		if (strcmp(run->map->fields[i].path.quoted, path->quoted) == 0)
 			return true;
-	return strcmp(path->segments[0], "metadata") == 0;
+	for (i = 0; i < (int) lengthof(times); i++)
+		if (strcmp(times[i]->quoted, path->quoted) == 0)
+			return true;
+	return false;
 }
 
 static void
@@ -62,7 +68,7 @@ copy_unmapped(const Run *run, FsWrite *w, const cJSON *fields,
 		initStringInfo(&buf);
 		appendStringInfoString(&buf, prefix);
 		path_append_quoted(&buf, child->string);
-		if (!path_parse(buf.data, path, NULL) || is_mapped(run, path))
+		if (!path_parse(buf.data, path, NULL) || is_ours(run, path))
 			continue;
 		if (inner != NULL && inner->child != NULL)
 		{

@@ -12,7 +12,7 @@ use CutRelay;
 use EkkSync;
 use Time::HiRes qw(time);
 
-my $members = 1200;				# more than two pages of 500
+my $members = 620;				# a page of 500, and a second one
 my $push = qr{:commit.*/documents/members/}s;
 my $close = qr{:commit.*/documents/sync_queue/}s;
 my $read = qr{:batchGet.*/documents/members/}s;
@@ -270,11 +270,22 @@ $db->sql("UPDATE membership_comrade SET name = 'Æsa seinni' WHERE ssn = '$mine'
 my $entry = $db->profile_edit($other, 'name', "Æsa þriðja");
 $relay->start;
 $record = good_run('edits after a lost answer');
-is($record->{conflicts}, 0, '... and sees no conflict: each side had seen the other');
 is($db->doc($mine)->{profile}{name}, "Æsa seinni", '... our later edit reached the document');
 is($db->sql("SELECT name FROM membership_comrade WHERE ssn = '$other'"),
 	"Æsa þriðja", '... their later edit reached the row');
 is($db->entry($entry)->{sync_status}, 'synced', '... and its entry is closed');
+is_deeply([ $db->rows('SELECT member, field, django_value, firestore_value, winner FROM ekksync_conflicts') ],
+	[
+		{
+			member          => $other,
+			field           => 'name',
+			django_value    => 'Æsa fyrri',
+			firestore_value => 'Æsa þriðja',
+			winner          => 'firestore'
+		}
+	],
+	'... and ours, of which nobody can know whether they had seen it, is kept as a loser');
+is($record->{conflicts}, 1, '... and counted');
 
 # The answer to the creation of a document is lost.
 $db->sql("INSERT INTO membership_comrade (name, ssn, date_joined)"

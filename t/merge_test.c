@@ -230,7 +230,9 @@ test_case(const Case *c)
 
 /* ---- every input of a small domain ---- */
 
-static const char *const values[] = {NULL, "null", "a", "b", "c"};
+static const char *const values[] = {
+	NULL, "null", "\"a\"", "\"ab\"", "\"null\""
+};
 
 static const MergeStamp stamps[] = {
 	{0, 0}, {2, 2}, {3, 3}, {5, 5}, {0, 1}, {0, 3}, {2, 3}, {3, 5}

@@ -108,11 +108,10 @@ settle_notes(const Mapping *map, Member *m)
 
 /* ---- times ---- */
 
-/* When was the local value written? */
-static MergeStamp
-local_stamp(const Run *run, const Member *m, int f)
+/* The last pending row that speaks of the field; 0 if none does. */
+static TimestampTz
+last_row_time(const Member *m, int f, bool is_null)
 {
-	MergeStamp	stamp;
 	TimestampTz last = 0;
 	ListCell   *lc;
 
@@ -123,12 +122,30 @@ local_stamp(const Run *run, const Member *m, int f)
 		if (strcmp(row->action, "delete") == 0 ||
 			(row->fields != NULL && !bms_is_member(f, row->fields)))
 			continue;
+		/* a row inserted without a value does not say that one was cleared */
+		if (is_null && strcmp(row->action, "create") == 0)
+			continue;
 		last = Max(last, row->stamp);
 	}
+	return last;
+}
+
+/* When was the local value written? */
+static MergeStamp
+local_stamp(const Run *run, const Member *m, int f)
+{
+	bool		is_null = strcmp(m->local[f], CANON_NULL) == 0;
+	TimestampTz last = last_row_time(m, f, is_null);
+	MergeStamp	stamp;
+
 	if (last == 0 && m->first_contact &&
 		strcmp(run->map->initial, "newest") == 0)
-		last = m->history != NULL && m->history[f] != 0 ?
-			m->history[f] : run->map->attached_at;
+	{
+		if (m->history != NULL && m->history[f] != 0)
+			last = m->history[f];
+		else if (!is_null)
+			last = run->map->attached_at;
+	}
 	if (last != 0)
 	{
 		stamp.from = stamp.upto = last;

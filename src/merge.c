@@ -97,7 +97,7 @@ contested(const MergeInput *in, MergeDecision action, MergeRule rule)
 	res.conflict = true;
 	res.rule = rule;
 	res.potential = in->base != NULL && !same(in->local, in->base) &&
-		in->remote != NULL && !same(in->remote, in->base) &&
+		in->remote != NULL &&
 		within_window(in->local_stamp, in->remote_stamp, in->window);
 	return res;
 }
@@ -195,7 +195,6 @@ merge_field(const MergeInput *in)
 		return unreadable(in, local_changed && in->base != NULL);
 	if (same(in->local, in->remote))
 	{
-		/* a path that is absent is not the same as one that holds a value */
 		if (in->base != NULL && same(in->local, in->base))
 			return decided(in, MERGE_NOTHING);
 		return decided(in, MERGE_AGREE);

@@ -73,8 +73,9 @@ plan_member(Run *run, Member *m, List **rows)
 					"held: the values need a decision");
 		else if (m->result[f].action == MERGE_PULL && run->opt.pull)
 			add_row(rows, m, "django", name, in->local, in->remote, why(m, f));
-		else if (m->result[f].action == MERGE_PUSH && decide_writes(run, m, f))
-			add_row(rows, m, "firestore", name, m->remote[f], in->local,
+		if (decide_writes(run, m, f))
+			add_row(rows, m, "firestore", name, m->remote[f],
+					m->result[f].action == MERGE_PUSH ? in->local : in->remote,
 					why(m, f));
 	}
 }

@@ -3,9 +3,8 @@
  *		Tests of merge.c: a table of cases, and laws that hold for every input
  *		of a small domain.  Prints TAP; the exit status is 0 if all is well.
  *
- * Builds from merge.c and this file alone.  The laws are written from what
- * the merge promises: two times are compared by listing the moments at which
- * each write may have happened.
+ * Builds from merge.c and this file alone.  The laws compare two times by
+ * trying every moment at which each write may have happened.
  */
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include "../src/merge.h"
 
 #define lengthof(array) ((int) (sizeof(array) / sizeof((array)[0])))
+#define HOUR INT64_C(3600000000)
 
 /* ---- TAP ---- */
 
@@ -63,8 +63,6 @@ typedef struct Case
 	MergeRule	rule;			/* a conflict unless RULE_NONE */
 	bool		potential;
 } Case;
-
-#define HOUR INT64_C(3600000000)
 
 /* Input: the values; then the times, and what else there is to it. */
 #define HELD(b, l, r, ...) {.base = b, .local = l, .remote = r, __VA_ARGS__}

@@ -81,9 +81,9 @@ recheck(Run *run, Member **members, int n)
 
 /* ---- one member ---- */
 
-/* Fields that take Firestore's value go to the member's rows. */
+/* Fields that take Firestore's value go to the member's rows: one, or -1, all. */
 static void
-write_rows(Run *run, Member *m)
+write_rows(Run *run, Member *m, int only)
 {
 	int		   *fields = palloc(sizeof(int) * run->map->nfields);
 	char	  **values = palloc(sizeof(char *) * run->map->nfields);
@@ -92,7 +92,7 @@ write_rows(Run *run, Member *m)
 
 	for (f = 0; f < run->map->nfields; f++)
 	{
-		if (m->result[f].action != MERGE_PULL)
+		if (m->result[f].action != MERGE_PULL || (only >= 0 && f != only))
 			continue;
 		fields[n] = f;
 		values[n++] = unconstify(char *, m->inputs[f].remote);
@@ -136,8 +136,9 @@ update_base(Run *run, Member *m)
 			if (!m->enqueued[f])
 				set_base(m, f, in->remote, res->stamp, res->winner);
 		}
-		else if (res->action == MERGE_PUSH && res->conflict &&
-				 in->remote != NULL && decide_writes(run, m, f))
+		else if (res->conflict && in->remote != NULL &&
+				 (m->gone || (res->action == MERGE_PUSH &&
+							  decide_writes(run, m, f))))
 			set_base(m, f, in->remote, in->remote_stamp, ORIGIN_FIRESTORE);
 	}
 }
@@ -235,7 +236,7 @@ settle_rows(Run *run, Member **members, int n)
 }
 
 /* A field that cannot be pushed and that no row in the queue speaks for. */
-static void
+void
 report_field_errors(Run *run, Member *m)
 {
 	ListCell   *lc;
@@ -255,7 +256,10 @@ report_field_errors(Run *run, Member *m)
 		return;
 	}
 	if (m->problem != NULL && m->nrows > 0 && m->pending == NIL)
+	{
 		queue_add_failed(run->map, m, m->problem);
+		run->figures.to_firestore_failed++;
+	}
 }
 
 static void
@@ -311,7 +315,7 @@ apply_members(Run *run, Member **members, int n)
 			continue;
 		keys[nchanges] = pulls[i]->key;
 		changes[nchanges++] = change_json(run, pulls[i], false);
-		write_rows(run, pulls[i]);
+		write_rows(run, pulls[i], -1);
 	}
 	for (i = 0; i < n; i++)
 	{
@@ -354,31 +358,31 @@ is_fatal(int sqlstate)
 		category == ERRCODE_INTERNAL_ERROR;
 }
 
-/* Apply in a transaction of its own; NULL, or the error it failed with. */
+/*
+ * Apply members in a transaction of its own, or, with only >= 0, write this
+ * field of one member to see if it can be, and undo it.  NULL, or the error.
+ */
 static ErrorData *
-try_apply(Run *run, Member **members, int n)
+in_transaction(Run *run, Member **members, int n, int only)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	RunFigures	figures = run->figures;
-	Member	   *saved = palloc(sizeof(Member) * (n + 1));
-	Size		base_size = sizeof(BaseValue) * run->map->nfields;
 	ErrorData  *volatile error = NULL;
 	SqlScope	scope;
-	int			i;
 
-	for (i = 0; i < n; i++)
-	{
-		saved[i] = *members[i];
-		saved[i].base = memcpy(palloc(base_size), members[i]->base, base_size);
-	}
 	PG_TRY();
 	{
 		tx_begin();
-		apply_members(run, members, n);
+		if (only >= 0)
+			write_rows(run, members[0], only);
+		else
+			apply_members(run, members, n);
 		sql_enter(&scope, run->map->owner);
 		SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
 		sql_leave(&scope);
-		tx_commit();
+		if (only >= 0)
+			AbortCurrentTransaction();
+		else
+			tx_commit();
 	}
 	PG_CATCH();
 	{
@@ -390,14 +394,62 @@ try_apply(Run *run, Member **members, int n)
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(cxt);
+	if (error != NULL && is_fatal(error->sqlerrcode))
+		ReThrowError(error);
+	return error;
+}
+
+/* Apply members; when that fails they are as they were before. */
+static ErrorData *
+try_apply(Run *run, Member **members, int n)
+{
+	RunFigures	figures = run->figures;
+	Member	   *saved = palloc(sizeof(Member) * (n + 1));
+	Size		base_size = sizeof(BaseValue) * run->map->nfields;
+	ErrorData  *error;
+	int			i;
+
+	for (i = 0; i < n; i++)
+	{
+		saved[i] = *members[i];
+		saved[i].base = memcpy(palloc(base_size), members[i]->base, base_size);
+	}
+	error = in_transaction(run, members, n, -1);
 	if (error == NULL)
 		return NULL;
-	if (is_fatal(error->sqlerrcode))
-		ReThrowError(error);
 	run->figures = figures;
 	for (i = 0; i < n; i++)
 		*members[i] = saved[i];
 	return error;
+}
+
+/*
+ * PostgreSQL refused a member's values: decide again without those that it
+ * refuses one by one, or, with all, without any of them.
+ */
+static void
+refuse_fields(Run *run, Member *m, const ErrorData *error, bool all)
+{
+	int			f;
+
+	if (m->refused == NULL)
+		m->refused = MemoryContextAllocZero(run->page_cxt,
+											sizeof(char *) * run->map->nfields);
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		const ErrorData *why = error;
+
+		if (m->result[f].action != MERGE_PULL)
+			continue;
+		if (!all)
+			why = in_transaction(run, &m, 1, f);
+		if (why != NULL && !is_passing(why->sqlerrcode))
+			m->refused[f] = why->message;
+	}
+	tx_begin();
+	MemoryContextSwitchTo(run->page_cxt);
+	decide_member(run, m);
+	tx_commit();
 }
 
 /* A member on its own: what it cannot take is held and said. */
@@ -405,14 +457,12 @@ static void
 apply_alone(Run *run, Member *m)
 {
 	ErrorData  *error = try_apply(run, &m, 1);
+	int			tries;
 
-	if (error != NULL && !is_passing(error->sqlerrcode) && m->has_pull)
+	for (tries = 0; tries < 2 && error != NULL && m->has_pull &&
+		 !is_passing(error->sqlerrcode); tries++)
 	{
-		m->refused = error->message;
-		tx_begin();
-		MemoryContextSwitchTo(run->page_cxt);
-		decide_member(run, m);
-		tx_commit();
+		refuse_fields(run, m, error, tries > 0);
 		error = try_apply(run, &m, 1);
 	}
 	if (error == NULL)
@@ -435,7 +485,7 @@ apply_batch(Run *run, Batch *batch)
 
 	for (i = 0; i < batch->n; i++)
 		members[i] = &batch->members[i];
-	if (try_apply(run, members, batch->n) == NULL)
+	if (batch->n > 1 && try_apply(run, members, batch->n) == NULL)
 		return;
 	for (i = 0; i < batch->n; i++)
 		apply_alone(run, members[i]);

@@ -12,6 +12,7 @@
 #include "lib/stringinfo.h"
 #include "mapping.h"
 #include "miscadmin.h"
+#include "pg_compat.h"
 #include "scope.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
@@ -72,13 +73,7 @@ report_row(Report *report, const char *object, const char *outcome,
 void
 require_owner(Oid relid)
 {
-#if PG_VERSION_NUM >= 160000
-	bool		mine = object_ownercheck(RelationRelationId, relid, GetUserId());
-#else
-	bool		mine = pg_class_ownercheck(relid, GetUserId());
-#endif
-
-	if (!mine)
+	if (!object_ownercheck(RelationRelationId, relid, GetUserId()))
 		aclcheck_error(ACLCHECK_NOT_OWNER,
 					   get_relkind_objtype(get_rel_relkind(relid)),
 					   get_rel_name(relid));

@@ -17,6 +17,7 @@
 #include "utils/jsonb.h"
 
 #include "codecs.h"
+#include "pg_compat.h"
 
 /*
  * Of foreign JSON: most digits and largest exponent of a number, most arrays
@@ -279,11 +280,8 @@ check_json(char *json, SyncError *err)
 		return false;
 
 	memset(&actions, 0, sizeof(actions));
-#if PG_VERSION_NUM >= 170000
-	lex = makeJsonLexContextCstringLen(NULL, json, strlen(json), PG_UTF8, true);
-#else
-	lex = makeJsonLexContextCstringLen(json, (int) strlen(json), PG_UTF8, true);
-#endif
+	lex = makeJsonLexContextCstringLen(NULL, json, (int) strlen(json), PG_UTF8,
+									   true);
 	result = pg_parse_json(lex, &actions);
 	if (result == JSON_SUCCESS)
 		return true;

@@ -245,7 +245,8 @@ decide_field(const Run *run, Member *m, int f)
 		m->enqueued[f] = true;
 	}
 	m->result[f] = merge_field(in);
-	if (m->result[f].action == MERGE_PULL && m->refused != NULL)
+	if (m->result[f].action == MERGE_PULL && m->refused != NULL &&
+		m->refused[f] != NULL)
 	{
 		m->result[f].action = MERGE_HOLD;
 		m->result[f].rule = RULE_INVALID;
@@ -314,6 +315,23 @@ has_delete(const Member *m)
 	return false;
 }
 
+/* A remote edit of a member that is gone has lost. */
+static void
+decide_lost(const Run *run, Member *m, int f)
+{
+	MergeInput *in = &m->inputs[f];
+
+	if (m->base[f].value == NULL || m->remote[f] == NULL ||
+		m->remote_missing[f] || strcmp(m->remote[f], m->base[f].value) == 0)
+		return;
+	in->base = m->base[f].value;
+	in->remote = m->remote[f];
+	in->remote_stamp = remote_stamp(run, m, f);
+	in->local_stamp.from = in->local_stamp.upto =
+		m->tombstone != 0 ? m->tombstone : run->started_at;
+	m->result[f].conflict = true;
+}
+
 /*
  * The document becomes inactive, or goes.  Only the status is merged; what
  * else differs from the base is a remote edit that lost.
@@ -324,10 +342,13 @@ decide_gone(const Run *run, Member *m)
 	int			f = run->map->nfields - 1;
 	MergeInput *in = &m->inputs[f];
 	bool		ours = m->known || has_delete(m);
+	int			i;
 
 	entries_fail(m, "member not found");
 	if (!ours || m->doc->missing)
 		return;
+	for (i = 0; i < f; i++)
+		decide_lost(run, m, i);
 	in->base = m->base[f].value;
 	in->local = canon_from_text("inactive");
 	in->remote = m->remote[f];
@@ -365,6 +386,18 @@ well_formed(const char *key)
 	return strlen(key) == 10 && strspn(key, "0123456789") == 10;
 }
 
+/*
+ * Rows of a key that never could be one, whose last is a delete: the member
+ * is gone, or has another key, and there is no document to be dealt with.
+ */
+static bool
+was_malformed(const Member *m)
+{
+	return !well_formed(m->key) && m->key[0] != '\0' && m->nrows == 0 &&
+		m->pending != NIL &&
+		strcmp(((PendingRow *) llast(m->pending))->action, "delete") == 0;
+}
+
 /* Make the Values to be pushed; one that Firestore cannot hold is an error. */
 static void
 encode_fields(const Run *run, Member *m)
@@ -391,7 +424,7 @@ encode_fields(const Run *run, Member *m)
 }
 
 /* The rows that cannot be synced, with the reason of the first field. */
-static void
+void
 decide_rows(const Run *run, Member *m)
 {
 	ListCell   *lc;
@@ -423,7 +456,7 @@ decide_member(Run *run, Member *m)
 	int			f;
 
 	reset_decision(run, m);
-	if (!well_formed(m->key))
+	if (!well_formed(m->key) && !was_malformed(m))
 		m->problem = "kennitala is malformed";
 	else if (m->unreadable != NULL)
 		m->problem = m->unreadable;
@@ -456,7 +489,9 @@ decide_member(Run *run, Member *m)
 			m->has_pull = true;
 		if (decide_writes(run, m, f))
 			m->has_push = true;
-		else if (action == MERGE_PUSH && m->field_error[f] == NULL)
+		else if ((action == MERGE_PUSH ||
+				  (m->enqueued[f] && action != MERGE_HOLD)) &&
+				 m->field_error[f] == NULL)
 			m->withheld = true;
 	}
 	if (!m->gone)
@@ -489,15 +524,10 @@ conflicts_of_gone(const Run *run, const Member *m)
 	{
 		ConflictRow *row;
 
-		if (m->doc->missing || m->base[f].value == NULL ||
-			m->remote[f] == NULL || m->remote_missing[f] ||
-			strcmp(m->remote[f], m->base[f].value) == 0)
+		if (!m->result[f].conflict)
 			continue;
 		row = new_conflict(run, m, f);
-		row->firestore_value = m->remote[f];
-		row->firestore_stamp = remote_stamp(run, m, f);
-		row->django_stamp.from = row->django_stamp.upto =
-			m->tombstone != 0 ? m->tombstone : run->started_at;
+		row->firestore_value = m->inputs[f].remote;
 		row->winner = "django";
 		row->rule = "member not found";
 		list = lappend(list, row);

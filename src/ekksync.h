@@ -1,7 +1,6 @@
 /*
  * ekksync.h
- *		What every file of the extension may know: names, limits, and the
- *		differences between PostgreSQL versions.
+ *		What every file of the extension may know: names and limits.
  *
  * Include postgres.h first.
  */

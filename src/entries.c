@@ -101,6 +101,7 @@ parse_change(const Mapping *map, Entry *entry, const char *text,
 {
 	FieldPath	path;
 	SyncError	err = {0};
+	const cJSON *unusable;
 	const cJSON *inner;
 	const cJSON *child;
 	int			f;
@@ -110,13 +111,23 @@ parse_change(const Mapping *map, Entry *entry, const char *text,
 		add_change(entry, text)->error = err.message;
 		return;
 	}
-	if ((f = field_of_path(map, &path)) >= 0)
+	f = field_of_path(map, &path);
+	if (f < 0 && is_ignored(&path))
+		return;
+	unusable = cJSON_GetObjectItemCaseSensitive(value, STAGED_UNUSABLE);
+	if (unusable != NULL)
+	{
+		EntryChange *change = add_change(entry, text);
+
+		change->field = f;
+		change->error = pstrdup(cJSON_GetStringValue(unusable));
+		return;
+	}
+	if (f >= 0)
 	{
 		parse_value(map, add_change(entry, text), f, value);
 		return;
 	}
-	if (is_ignored(&path))
-		return;
 	inner = cJSON_GetObjectItemCaseSensitive(value, "mapValue");
 	if (inner == NULL || !is_above(map, &path))
 	{
@@ -135,7 +146,18 @@ parse_change(const Mapping *map, Entry *entry, const char *text,
 	}
 }
 
-/* Parse the entries of a member; palloc'd in the current memory context. */
+/* Does the entry's action change values? */
+static bool
+is_change(const Entry *entry)
+{
+	return strcmp(entry->action, "update") == 0 ||
+		strcmp(entry->action, "create") == 0;
+}
+
+/*
+ * Parse the entries of a member; palloc'd in the current memory context.
+ * What an entry with another action says of values does not count.
+ */
 void
 entries_parse(const Mapping *map, Member *m)
 {
@@ -146,6 +168,8 @@ entries_parse(const Mapping *map, Member *m)
 		Entry	   *entry = lfirst(lc);
 		const cJSON *child;
 
+		if (!is_change(entry))
+			continue;
 		cJSON_ArrayForEach(child, entry->changes)
 			parse_change(map, entry, child->string, child);
 	}
@@ -279,9 +303,10 @@ conclude_change(const Mapping *map, const Member *m, const Entry *entry,
 		return NULL;
 	}
 	if (remote != NULL && strcmp(change->value, remote) == 0 &&
-		m->result[f].action == MERGE_HOLD && m->refused != NULL)
+		m->result[f].action == MERGE_HOLD && m->refused != NULL &&
+		m->refused[f] != NULL)
 	{
-		*error = m->refused;
+		*error = m->refused[f];
 		return NULL;
 	}
 	if (remote != NULL && strcmp(change->value, remote) == 0)
@@ -334,8 +359,7 @@ entries_conclude(const Mapping *map, Member *m)
 	{
 		Entry	   *entry = lfirst(lc);
 
-		if (strcmp(entry->action, "update") == 0 ||
-			strcmp(entry->action, "create") == 0)
+		if (is_change(entry))
 			conclude_entry(map, m, entry);
 		else
 		{

@@ -149,10 +149,16 @@ fence_lower(Run *run, const ErrorData *error)
 	TimestampTz now = GetCurrentTimestamp();
 	FsFieldValue values[16];
 	FsWrite		w = {0};
+	int			category = 0;
 
-	/* where Firestore can't be reached there is nothing to write to */
-	if (!run->logged || (error != NULL && ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
-						 ERRCODE_CONNECTION_EXCEPTION))
+	/*
+	 * Where Firestore can't be reached there is nothing to write to; and a run
+	 * that was told to stop waits for nobody.
+	 */
+	if (error != NULL)
+		category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+	if (!run->logged || category == ERRCODE_CONNECTION_EXCEPTION ||
+		category == ERRCODE_OPERATOR_INTERVENTION)
 		return;
 	w.collection = "sync_logs";
 	w.id = run->log_id;

@@ -10,10 +10,8 @@
  */
 #include "postgres.h"
 
-#if PG_VERSION_NUM >= 150000
-#include "common/pg_prng.h"
-#endif
 #include "fsint.h"
+#include "pg_compat.h"
 #include "utils/memutils.h"
 
 /* Delays between tries in milliseconds. */
@@ -373,11 +371,7 @@ fs_backoff(int attempt, int at_least)
 
 	if (attempt < 16)
 		delay = Min(BACKOFF_START << attempt, BACKOFF_CAP);
-#if PG_VERSION_NUM >= 150000
 	jitter = pg_prng_double(&pg_global_prng_state);
-#else
-	jitter = (double) random() / ((double) PG_INT32_MAX + 1);
-#endif
 	delay = (int) (delay * (0.5 + jitter / 2));
 	http_sleep(Max(delay, Min(at_least, RETRY_AFTER_CAP)));
 }

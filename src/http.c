@@ -25,13 +25,10 @@
 
 #include "http.h"
 #include "miscadmin.h"
+#include "pg_compat.h"
+#include "pgstat.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
-#if PG_VERSION_NUM >= 140000
-#include "utils/wait_event.h"
-#else
-#include "pgstat.h"
-#endif
 
 /* Most transfers at one time. */
 #define MAX_TRANSFERS 4
@@ -96,11 +93,7 @@ http_init(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_INTERNAL_ERROR),
 				 errmsg("could not initialize libcurl")));
-#if PG_VERSION_NUM >= 170000
 	http.wait_event = WaitEventExtensionNew("EkksyncHttp");
-#else
-	http.wait_event = PG_WAIT_EXTENSION;
-#endif
 	http.ready = true;
 }
 

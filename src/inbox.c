@@ -32,7 +32,7 @@ inbox_run(SqlScope *scope, const char *query, int nargs, Oid *types,
  * that was closed and is pending again (somebody asks for another try) is
  * staged anew.  An entry with an error is failed at once.
  */
-void
+int
 store_stage(StagedEntry *entries, int n)
 {
 	Oid			types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
@@ -43,6 +43,7 @@ store_stage(StagedEntry *entries, int n)
 	bool	   *clamped = palloc(sizeof(bool) * (n + 1));
 	Datum		values[7];
 	SqlScope	scope;
+	int			failed = 0;
 	int			i;
 
 	for (i = 0; i < 4; i++)
@@ -75,8 +76,12 @@ store_stage(StagedEntry *entries, int n)
 			  "error_message = excluded.error_message, "
 			  "status = excluded.status, note = NULL, done_at = NULL, "
 			  "retry_count = i.retry_count + 1 "
-			  "WHERE i.status = 'closed'", 7, types, values);
+			  "WHERE i.status = 'closed' RETURNING i.status = 'failed'",
+			  7, types, values);
+	for (i = 0; i < (int) SPI_processed; i++)
+		failed += sql_get_bool(i, 1) ? 1 : 0;
 	sql_leave(&scope);
+	return failed;
 }
 
 /* Keys after "after", in C order, that have staged entries. */

@@ -18,6 +18,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_coerce.h"
+#include "pg_compat.h"
 #include "scope.h"
 #include "sqlvalue.h"
 #include "tcop/utility.h"
@@ -56,7 +57,7 @@ typedef struct MapRequest
 	List	   *depends;		/* Dependency */
 } MapRequest;
 
-static void invalid(const char *message, const char *hint) pg_attribute_noreturn();
+pg_noreturn static void invalid(const char *message, const char *hint);
 
 static void
 invalid(const char *message, const char *hint)

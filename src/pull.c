@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "utils/json.h"
 #include "utils/memutils.h"
 
 #include "run.h"
@@ -56,6 +57,49 @@ entry_stamp(const FsDoc *doc, StagedEntry *entry)
 		entry->stamp = at;
 }
 
+/* What cJSON prints, palloc'd. */
+static char *
+print_json(const cJSON *tree)
+{
+	char	   *json = cJSON_PrintUnformatted(tree);
+	char	   *copy;
+
+	if (json == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	copy = pstrdup(json);
+	cJSON_free(json);
+	return copy;
+}
+
+/*
+ * Changes of which some cannot be stored: in their place stands why.  NULL
+ * with *err when it is a path that cannot be.
+ */
+static char *
+usable_changes(const cJSON *fields, SyncError *err)
+{
+	StringInfoData buf;
+	const cJSON *child;
+
+	initStringInfo(&buf);
+	cJSON_ArrayForEach(child, fields)
+	{
+		char	   *value = canon_from_json(print_json(child), err);
+
+		appendStringInfoString(&buf, buf.len == 0 ? "{" : ", ");
+		escape_json(&buf, child->string);
+		if (value != NULL)
+			appendStringInfo(&buf, ": %s", value);
+		else
+			appendStringInfo(&buf, ": {\"%s\": %s}", STAGED_UNUSABLE,
+							 canon_from_text(err->message));
+	}
+	appendStringInfoChar(&buf, '}');
+	return canon_from_json(buf.data, err);
+}
+
 /* The changes as JSON: path -> Value. */
 static void
 entry_changes(const FsDoc *doc, StagedEntry *entry)
@@ -63,7 +107,6 @@ entry_changes(const FsDoc *doc, StagedEntry *entry)
 	const cJSON *value;
 	const cJSON *fields;
 	SyncError	err = {0};
-	char	   *json;
 
 	entry->changes = "{}";
 	value = cJSON_GetObjectItemCaseSensitive(doc->fields, "changes");
@@ -73,13 +116,9 @@ entry_changes(const FsDoc *doc, StagedEntry *entry)
 		entry->error = "the entry has no changes";
 	if (fields == NULL)
 		return;
-	json = cJSON_PrintUnformatted(fields);
-	if (json == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
-	entry->changes = canon_from_json(json, &err);
-	cJSON_free(json);
+	entry->changes = canon_from_json(print_json(fields), &err);
+	if (entry->changes == NULL)
+		entry->changes = usable_changes(fields, &err);
 	if (entry->changes == NULL)
 	{
 		entry->changes = "{}";
@@ -158,7 +197,7 @@ pull_entries(Run *run)
 		if (n > 0)
 		{
 			tx_begin();
-			store_stage(entries, n);
+			run->figures.to_django_failed += store_stage(entries, n);
 			tx_commit();
 		}
 	}

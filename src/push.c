@@ -130,6 +130,68 @@ build_write(Run *run, Member *m, FsWrite *w)
 	w->ntimes = m->gone ? DELETED_TIMES : CHANGED_TIMES;
 }
 
+/* ---- sending ---- */
+
+/*
+ * A document that Firestore refuses may be too large with what is added to
+ * it: the member's longest value is left out, for the reason that Firestore
+ * gave.  False when no other would be left.
+ */
+static bool
+leave_out_longest(Run *run, Member *m)
+{
+	int			longest = -1;
+	int			n = 0;
+	int			f;
+
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		if (m->encoded[f] == NULL || !decide_writes(run, m, f))
+			continue;
+		if (longest < 0 || strlen(m->encoded[f]) > strlen(m->encoded[longest]))
+			longest = f;
+		n++;
+	}
+	if (n < 2)
+		return false;
+	m->field_error[longest] = m->write->error.message;
+	m->left_out = true;
+	decide_rows(run, m);
+	return true;
+}
+
+/*
+ * Send the members' writes; those that are refused again with less.  False
+ * when Firestore cannot be reached or refuses us.
+ */
+static bool
+send_writes(Run *run, Member **members, int n)
+{
+	Member	  **sent = palloc(sizeof(Member *) * n);
+	int			i;
+
+	memcpy(sent, members, sizeof(Member *) * n);
+	while (n > 0)
+	{
+		FsWrite    *writes = palloc(sizeof(FsWrite) * n);
+		int			refused = 0;
+
+		for (i = 0; i < n; i++)
+		{
+			build_write(run, sent[i], &writes[i]);
+			sent[i]->write = &writes[i];
+		}
+		if (!fs_write(run->fs, writes, n))
+			return false;
+		for (i = 0; i < n; i++)
+			if (writes[i].error.class == FS_ROW && !writes[i].delete &&
+				leave_out_longest(run, sent[i]))
+				sent[refused++] = sent[i];
+		n = refused;
+	}
+	return true;
+}
+
 /* ---- settling ---- */
 
 /* The document took what was sent: that is the base now. */
@@ -250,6 +312,8 @@ settle_batch(Run *run, Member **members, int n)
 		nrows = settle_rows(run, m, error, ids, errors, nrows);
 		if (error != NULL && m->pending == NIL && !m->gone)
 			queue_add_failed(run->map, m, error);
+		else if (m->left_out)
+			report_field_errors(run, m);
 		if (m->write->error.class == FS_OK && change != NULL)
 		{
 			keys[nchanges] = m->key;
@@ -270,7 +334,6 @@ void
 push_batch(Run *run, Batch *batch)
 {
 	Member	  **members = palloc(sizeof(Member *) * (batch->n + 1));
-	FsWrite    *writes = palloc(sizeof(FsWrite) * (batch->n + 1));
 	FsError    *stop = NULL;
 	int			n = 0;
 	int			i;
@@ -279,20 +342,17 @@ push_batch(Run *run, Batch *batch)
 	{
 		Member	   *m = &batch->members[i];
 
-		if (!m->has_push || m->again)
-			continue;
-		build_write(run, m, &writes[n]);
-		m->write = &writes[n];
-		members[n++] = m;
+		if (m->has_push && !m->again)
+			members[n++] = m;
 	}
 	if (n == 0)
 		return;
-	if (!fs_write(run->fs, writes, n))
+	if (!send_writes(run, members, n))
 	{
 		for (i = 0; i < n && stop == NULL; i++)
-			if (writes[i].error.class == FS_RETRY ||
-				writes[i].error.class == FS_STOP)
-				stop = &writes[i].error;
+			if (members[i]->write->error.class == FS_RETRY ||
+				members[i]->write->error.class == FS_STOP)
+				stop = &members[i]->write->error;
 	}
 	settle_batch(run, members, n);
 	if (stop != NULL)

@@ -15,6 +15,7 @@
 #include "firestore.h"
 #include "mapping.h"
 #include "merge.h"
+#include "pg_compat.h"
 
 /* What a caller asks of a run. */
 typedef struct RunOptions
@@ -99,10 +100,14 @@ typedef enum EntryOutcome
 	ENTRY_FAILED
 } EntryOutcome;
 
+/* In a staged entry, in place of a Value that cannot be stored: {this: why}. */
+#define STAGED_UNUSABLE "unusable"
+
 /* One path of an entry. */
 typedef struct EntryChange
 {
-	int			field;			/* index into the mapping, -1 if error is set */
+	int			field;			/* index into the mapping, -1 (with an error): of
+								 * no field */
 	const char *path;
 	char	   *value;			/* canonical, NULL when error is set */
 	char	   *error;
@@ -159,7 +164,8 @@ typedef struct Member
 	bool	   *enqueued;		/* by field: R is an entry's, the document lacks it */
 	char	  **field_error;	/* by field: cannot be pushed */
 	char	  **encoded;		/* by field to be pushed: its Value as JSON */
-	char	   *refused;		/* PostgreSQL refuses what would be pulled: why */
+	char	  **refused;		/* by field: PostgreSQL refuses what would be
+								 * pulled: why; NULL: it refuses nothing */
 	bool		gone;			/* the row is gone: deactivate or delete */
 	char	   *problem;		/* nothing can be done for the member: why */
 	bool		create;			/* the document is to be created */
@@ -167,6 +173,7 @@ typedef struct Member
 	bool		has_push;
 	bool		again;			/* the world moved: read, merge, try again */
 	bool		withheld;		/* something stays undone: direction, failure */
+	bool		left_out;		/* values were, for the document to be taken */
 	FsWrite    *write;
 } Member;
 
@@ -209,7 +216,7 @@ extern void tx_commit(void);
 extern char *mask_key(const char *key);
 
 /* End the run with an error (ereport) made of a Firestore error. */
-extern void run_stop(const FsError *err) pg_attribute_noreturn();
+pg_noreturn extern void run_stop(const FsError *err);
 
 /* ---- pull.c ---- */
 extern void pull_entries(Run *run);
@@ -233,10 +240,12 @@ extern void entries_fail(Member *m, const char *message);
 extern void decide_remote(Run *run, Member *m);
 extern void decide_member(Run *run, Member *m);
 extern bool decide_writes(const Run *run, const Member *m, int field);
+extern void decide_rows(const Run *run, Member *m);
 extern List *decide_conflicts(const Run *run, const Member *m);
 
 /* ---- apply.c ---- */
 extern void apply_batch(Run *run, Batch *batch);
+extern void report_field_errors(Run *run, Member *m);
 extern char *change_json(const Run *run, const Member *m, bool firestore);
 
 /* ---- push.c ---- */

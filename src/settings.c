@@ -14,6 +14,7 @@
 
 #include "utils/guc.h"
 
+#include "pg_compat.h"
 #include "settings.h"
 
 Settings	settings;
@@ -127,11 +128,7 @@ settings_define(void)
 			   "How often one request is sent again after a failure that may pass.",
 			   &settings.max_retries, 5, 0, 20, 0);
 
-#if PG_VERSION_NUM >= 150000
 	MarkGUCPrefixReserved("ekksync");
-#else
-	EmitWarningsOnPlaceholders("ekksync");
-#endif
 }
 
 const char *

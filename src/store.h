@@ -80,7 +80,8 @@ typedef struct UnclosedEntry
 	char	   *error;			/* NULL: synced */
 } UnclosedEntry;
 
-extern void store_stage(StagedEntry *entries, int n);
+/* Returns how many have failed, of those that were not staged before. */
+extern int	store_stage(StagedEntry *entries, int n);
 extern List *store_inbox_keys(const char *after, int limit, MemoryContext cxt);
 extern void store_read_entries(Member **members, int n, MemoryContext cxt);
 extern void store_decide_entries(Run *run, List *entries);

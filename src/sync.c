@@ -49,11 +49,22 @@ tx_begin(void)
 	PushActiveSnapshot(GetTransactionSnapshot());
 }
 
+/*
+ * What the application has deferred (constraint triggers of its tables) runs
+ * at the commit, outside sql_enter's scope: there, too, a change of the role
+ * is refused.
+ */
 void
 tx_commit(void)
 {
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
 	PopActiveSnapshot();
+	SetUserIdAndSecContext(user, context | SECURITY_LOCAL_USERID_CHANGE);
 	CommitTransactionCommand();
+	SetUserIdAndSecContext(user, context);
 	pgstat_report_stat(true);
 	MemoryContextSwitchTo(sync_state.caller_cxt);
 }

@@ -29,6 +29,7 @@
 #include "utils/syscache.h"
 #include "utils/timeout.h"
 
+#include "pg_compat.h"
 #include "store.h"
 #include "sync.h"
 #include "worker.h"
@@ -132,9 +133,8 @@ pin_settings(void)
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0",
 					PGC_SUSET, PGC_S_OVERRIDE);
-#if PG_VERSION_NUM >= 170000
-	SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
-#endif
+	if (GetConfigOption("transaction_timeout", true, false) != NULL)
+		SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	snprintf(buf, sizeof(buf), "%d", Max(DeadlockTimeout / 2, 1));
 	SetConfigOption("lock_timeout", buf, PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("application_name", "ekksync", PGC_SUSET, PGC_S_OVERRIDE);
@@ -207,20 +207,16 @@ run_guarded(const RunOptions *options)
 static void
 connect_as(Oid database, Oid role, bool can_login)
 {
-#if PG_VERSION_NUM >= 170000
-	BackgroundWorkerInitializeConnectionByOid(database, role,
-											  BGWORKER_BYPASS_ROLELOGINCHECK);
-#else
-	if (can_login)
+	if (can_login || BGWORKER_BYPASS_ROLELOGINCHECK != 0)
 	{
-		BackgroundWorkerInitializeConnectionByOid(database, role, 0);
+		BackgroundWorkerInitializeConnectionByOid(database, role,
+												  BGWORKER_BYPASS_ROLELOGINCHECK);
 		return;
 	}
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	StartTransactionCommand();
 	SetSessionAuthorization(role, superuser_arg(role));
 	CommitTransactionCommand();
-#endif
 }
 
 /* Entry of the worker process. */

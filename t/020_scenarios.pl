@@ -618,8 +618,10 @@ $db->admin_sql('CREATE VIEW shown_mapping AS SELECT field, "column", path FROM e
 
 	my $shown = $json->decode($db->sql("SELECT ekksync_doc('$key')"));
 	my $doc = $db->doc($key);
-	$_ = micro($_)
-	  for map { ($_->{membership}{date_joined}, @{ $_->{metadata} }{qw(last_modified last_sync)}) } $shown, $doc;
+	for my $d ($shown, $doc)
+	{
+		$_ = micro($_) for $d->{membership}{date_joined}, @{ $d->{metadata} }{qw(last_modified last_sync)};
+	}
 	is_deeply($shown, $doc, 'ekksync_doc gives the document');
 	is($db->sql("SELECT ekksync_doc('3112999999') IS NULL"), 't', '... and null where there is none');
 

@@ -66,12 +66,17 @@ sub wait_fired
 	return @ready && sysread($self->{fired}, my $byte, 1);
 }
 
+# Let everything stand still, and go on: nothing is lost.
+sub freeze { return kill STOP => $_[0]{pid}; }
+sub thaw   { return kill CONT => $_[0]{pid}; }
+
 sub stop
 {
 	my ($self) = @_;
 	my $pid = delete $self->{pid} or return;
 	delete $running{$pid};
 	kill TERM => $pid;
+	kill CONT => $pid;
 	local $?;
 	waitpid $pid, 0;
 	return;
@@ -196,7 +201,7 @@ sub DESTROY
 END
 {
 	local $?;
-	kill TERM => keys %running if %running;
+	kill $_ => keys %running for qw(TERM CONT);
 }
 
 1;

@@ -221,13 +221,15 @@ is_echo(const Member *m, const EntryChange *change)
 
 /*
  * A value that a client only enqueued: the document still equals the base and
- * the entry is younger than the document.  The latest one, with its stamp;
- * NULL if there is none.
+ * the entry is younger than the document; or, where nobody but us has written
+ * the document since we know it, younger than the base.  The latest one, with
+ * its stamp; NULL if there is none.
  */
 char *
 entries_enqueued(const Member *m, int field, TimestampTz *stamp)
 {
 	const char *base = m->base[field].value;
+	TimestampTz since;
 	char	   *value = NULL;
 	ListCell   *lc;
 	ListCell   *lc2;
@@ -235,11 +237,13 @@ entries_enqueued(const Member *m, int field, TimestampTz *stamp)
 	if (base == NULL || m->doc == NULL || m->doc->missing ||
 		m->remote[field] == NULL || strcmp(m->remote[field], base) != 0)
 		return NULL;
+	since = m->doc->update_time == m->doc_update_time ?
+		m->base[field].stamp : m->doc->update_time;
 	foreach(lc, m->entries)
 	{
 		const Entry *entry = lfirst(lc);
 
-		if (entry->stamp <= m->doc->update_time)
+		if (entry->stamp <= since)
 			continue;
 		foreach(lc2, entry->parsed)
 		{

@@ -245,7 +245,8 @@ queue_count_deletes(const Mapping *map)
 
 	on_queue(map, &scope,
 			 "SELECT count(DISTINCT ssn) FROM %s q "
-			 "WHERE sync_status = 'pending' AND action = 'delete'",
+			 "WHERE sync_status = 'pending' AND action = 'delete' "
+			 "AND fields_changed = '{}'",
 			 0, NULL, NULL);
 	count = sql_get_int8(0, 1);
 	sql_leave(&scope);

@@ -42,7 +42,7 @@ extern void queue_settle(const Mapping *map, int64 *ids, char **errors, int n);
 extern void queue_add_failed(const Mapping *map, const Member *m,
 							 const char *error);
 
-/* Distinct keys with a pending delete. */
+/* Distinct keys with a pending delete that is not a change of the key. */
 extern int64 queue_count_deletes(const Mapping *map);
 
 #endif							/* EKKSYNC_QUEUE_H */

@@ -1,5 +1,5 @@
-# The rules of the model (docs/design, "The model"): last write wins per field
-# and every loser is kept; different fields merge; ties, unknown order; entries
+# The rules of a merge (issue "There and back"): last write wins per field, and
+# every loser is kept; different fields merge; ties, unknown order; entries
 # superseded, echoed, enqueued only, refused; clocks that are wrong; keys that
 # are malformed or doubled; documents that are deleted in Firestore; values
 # that need not be written because their canonical forms are equal.
@@ -67,8 +67,6 @@ sub conflicts
 	return [ map { [ @$_{qw(field django_value firestore_value winner rule potential)} ] }
 		  $db->rows("SELECT * FROM ekksync_conflicts WHERE member = '$key' ORDER BY id") ];
 }
-
-sub conflict { return $db->row("SELECT * FROM ekksync_conflicts WHERE member = '$_[0]'"); }
 
 # What became of an entry: its status, and its note or error on our side.
 sub outcome
@@ -293,6 +291,12 @@ sub echo_is_closed
 	in_step($both, 'Síðar í biðröð', '... and is merged like any other');
 	is_deeply(conflicts($both), [ [ 'name', 'Líka í Django', 'Síðar í biðröð', 'firestore', 'later write', true ] ], '... with its loser kept');
 	quiet('enqueued only');
+
+	my $stale = $db->profile_edit($key, 'name', 'Of seint', document => 0);
+	console_edit($key, 'notes', 'skrifað eftir á');
+	run_ok('0 0 0 0', 'enqueued before another write');
+	in_step($key, 'Aðeins í biðröð', 'an entry that is older than the document, which does not hold it, changes nothing');
+	is(outcome($stale), 'synced, closed: superseded', '... and is closed as superseded');
 
 	$db->profile_edit($key, 'name', 'Í tveimur áföngum', document => 0);
 	run_ok('0 1 0 0', 'enqueued only, to Django', direction => 'to_django');

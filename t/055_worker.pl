@@ -191,7 +191,7 @@ recovers('cancelled', { run => $run->{run}, becomes => 'failed' });
 # Joining a run that ends well.
 $relay->freeze;
 $waiter = session('waiter', 'SELECT run, status, message FROM ekksync_run()');
-pid_of("$worker AND query LIKE 'ekksync run %'");
+$db->wait_for(sub { last_run()->{status} eq 'running' }) or die 'no run has begun';
 $second = session('second', 'SELECT run, status, message FROM ekksync_run()');
 pid_of("application_name = 'second' AND wait_event_type = 'Lock'");
 $relay->thaw;

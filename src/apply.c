@@ -376,7 +376,7 @@ in_transaction(Run *run, Member **members, int n, int only)
 			write_rows(run, members[0], only);
 		else
 			apply_members(run, members, n);
-		sql_enter(&scope, run->map->owner);
+		sql_enter_bare(&scope, run->map->owner);
 		SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
 		sql_leave(&scope);
 		if (only >= 0)

@@ -158,7 +158,9 @@ queue_read_history(const Mapping *map, Member **members, int n,
 			 "FROM unnest($1) WITH ORDINALITY k(key, n) "
 			 "JOIN %s q ON q.ssn = k.key "
 			 "AND jsonb_typeof(q.fields_changed) = 'object', "
-			 "jsonb_object_keys(q.fields_changed) f(name) GROUP BY 1, 2",
+			 "jsonb_object_keys(q.fields_changed) f(name) "
+			 "WHERE q.action <> 'create' OR q.fields_changed -> f.name <> 'null' "
+			 "GROUP BY 1, 2",
 			 1, types, values);
 	for (i = 0; i < SPI_processed; i++)
 	{

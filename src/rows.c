@@ -266,7 +266,7 @@ update_relation(const Mapping *map, const Member *m, const int *fields,
 		row_write_add(&w, getBaseType(field->typid), value, isnull);
 	}
 	row_write_add(&w, map->id_typid, m->id, false);
-	sql_run(psprintf("UPDATE %s SET %s WHERE %s = $%d", first->relation,
+	sql_run(psprintf("UPDATE %s SET %s WHERE %s OPERATOR(pg_catalog.=) $%d", first->relation,
 					 w.first.data,
 					 quote_identifier(first->link ? first->link :
 									  map->id_column), w.n),
@@ -339,6 +339,10 @@ relation_done(const Mapping *map, const int *fields, int i)
 	return false;
 }
 
+/*
+ * The application's own triggers run as they do for the application, with the
+ * search_path of the role: so the statements here must not depend on it.
+ */
 void
 rows_write(const Mapping *map, Member *m, const int *fields, char **values,
 		   int nfields)
@@ -346,7 +350,7 @@ rows_write(const Mapping *map, Member *m, const int *fields, char **values,
 	SqlScope	scope;
 	int			i;
 
-	sql_enter(&scope, map->owner);
+	sql_enter_bare(&scope, map->owner);
 	for (i = 0; i < nfields; i++)
 	{
 		const Field *field = &map->fields[fields[i]];

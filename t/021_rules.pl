@@ -303,6 +303,37 @@ sub echo_is_closed
 	is(field($key, 'name'), 'Í tveimur áföngum', 'a run to Django alone applies it there');
 	run_ok('1 0 0 0', 'enqueued only, then to Firestore');
 	in_step($key, 'Í tveimur áföngum', '... and the next run brings it to the document');
+
+	$db->profile_edit($key, 'name', 'Á undan okkur', document => 0);
+	$db->sql("UPDATE membership_comrade SET groupable = NOT groupable WHERE ssn = '$key'");
+	run_ok('1 0 0 0', 'enqueued before a push of ours', direction => 'to_firestore');
+	run_ok('1 1 0 0', 'enqueued before a push of ours, then both ways');
+	in_step($key, 'Á undan okkur', 'an entry is not lost because we wrote another field of its document');
+}
+
+# ----------------------------------------- the application's own triggers
+
+{
+	my $key = next_key();
+	$db->sql(<<'SQL');
+CREATE TABLE trail (ssn text, path text);
+CREATE FUNCTION leave_trail() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO trail VALUES (NEW.ssn, current_setting('search_path'));
+	NEW.groupable := NEW.name <> 'Kveikjan';
+	RETURN NEW;
+END $$;
+CREATE TRIGGER leave_trail BEFORE UPDATE ON membership_comrade FOR EACH ROW EXECUTE FUNCTION leave_trail();
+SQL
+	$db->profile_edit($key, 'name', 'Kveikjan');
+	run_ok('0 1 0 0', 'a trigger of the application');
+	is($db->sql("SELECT count(*) FROM trail WHERE ssn = '$key'"), '1', 'a trigger of the application runs under the names that it knows');
+	is($db->sql("SELECT string_agg(fields_changed::text, ',') FROM membership_membersyncqueue WHERE ssn = '$key' AND sync_status = 'pending'"),
+		'{"groupable": false}', '... and what it changes besides is captured');
+	run_ok('1 0 0 0', 'what the trigger changed');
+	is(path($key, 'membership.groupable'), false, '... and reaches Firestore');
+	$db->sql('DROP TRIGGER leave_trail ON membership_comrade');
+	quiet('a trigger of the application');
 }
 
 # ------------------------------------------------------------ one-way fields

@@ -144,15 +144,37 @@ return_run(FunctionCallInfo fcinfo, int64 run_id, const char *message)
 	PopActiveSnapshot();
 }
 
-/* Another run is in progress: only a plain call can take that one instead. */
+/*
+ * Another run is in progress: only a plain call can take that one instead, if
+ * it is what the call would have started.
+ */
 static void
 join_run(const RunOptions *options, int64 run_id)
 {
-	if (options->dry_run || options->force || options->nonly >= 0)
+	bool		plain = !options->dry_run && !options->force &&
+		options->nonly < 0;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (!plain || !store_run_is_plain(run_id, sync_direction(options)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("run " INT64_FORMAT " is in progress", run_id),
+				 plain ? errdetail("It is a dry run, goes in another direction, or is for some members only.") : 0,
 				 errhint("Try again when it is over: see ekksync_runs.")));
+	PopActiveSnapshot();
+}
+
+/* Runs are held off, or the other one has just begun or just ended. */
+static void
+await_turn(bool wait)
+{
+	if (!wait)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("no run can start now"),
+				 errdetail("A transaction that attaches, detaches or maps is open, or another run has just begun."),
+				 errhint("Try again, or use wait => true.")));
+	sync_wait();
 }
 
 /*
@@ -179,8 +201,7 @@ ekksync_run(PG_FUNCTION_ARGS)
 	outcome = worker_start(map->owner, &options, wait, &run_id);
 	while (outcome == WORKER_BUSY && run_id == 0)
 	{
-		/* the other one has just begun, or just ended */
-		sync_wait();
+		await_turn(wait);
 		outcome = worker_start(map->owner, &options, wait, &run_id);
 	}
 	switch (outcome)

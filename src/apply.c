@@ -136,7 +136,7 @@ update_base(Run *run, Member *m)
 			if (!m->enqueued[f])
 				set_base(m, f, in->remote, res->stamp, res->winner);
 		}
-		else if (res->conflict && in->remote != NULL &&
+		else if (res->conflict && in->remote != NULL && !m->enqueued[f] &&
 				 (m->gone || (res->action == MERGE_PUSH &&
 							  decide_writes(run, m, f))))
 			set_base(m, f, in->remote, in->remote_stamp, ORIGIN_FIRESTORE);
@@ -255,7 +255,8 @@ report_field_errors(Run *run, Member *m)
 		run->figures.to_firestore_failed++;
 		return;
 	}
-	if (m->problem != NULL && m->nrows > 0 && m->pending == NIL)
+	if (m->problem != NULL && m->pending == NIL &&
+		(m->nrows > 0 || m->unreadable != NULL))
 	{
 		queue_add_failed(run->map, m, m->problem);
 		run->figures.to_firestore_failed++;
@@ -337,66 +338,28 @@ apply_members(Run *run, Member **members, int n)
 
 /* ---- failures ---- */
 
-static bool
-is_passing(int sqlstate)
+/* What apply_work does. */
+typedef struct ApplyWork
 {
-	return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
-		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
-		sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE;
-}
+	Run		   *run;
+	Member	  **members;
+	int			n;
+	int			only;			/* >= 0: no more than write this field */
+} ApplyWork;
 
-/* An error that is not about the members, but about the run. */
-static bool
-is_fatal(int sqlstate)
+static void
+apply_work(void *arg)
 {
-	int			category = ERRCODE_TO_CATEGORY(sqlstate);
-
-	return sqlstate == ERRCODE_QUERY_CANCELED ||
-		category == ERRCODE_OPERATOR_INTERVENTION ||
-		category == ERRCODE_INSUFFICIENT_RESOURCES ||
-		category == ERRCODE_SYSTEM_ERROR ||
-		category == ERRCODE_INTERNAL_ERROR;
-}
-
-/*
- * Apply members in a transaction of its own, or, with only >= 0, write this
- * field of one member to see if it can be, and undo it.  NULL, or the error.
- */
-static ErrorData *
-in_transaction(Run *run, Member **members, int n, int only)
-{
-	MemoryContext cxt = CurrentMemoryContext;
-	ErrorData  *volatile error = NULL;
+	ApplyWork  *work = arg;
 	SqlScope	scope;
 
-	PG_TRY();
-	{
-		tx_begin();
-		if (only >= 0)
-			write_rows(run, members[0], only);
-		else
-			apply_members(run, members, n);
-		sql_enter_bare(&scope, run->map->owner);
-		SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
-		sql_leave(&scope);
-		if (only >= 0)
-			AbortCurrentTransaction();
-		else
-			tx_commit();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(cxt);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortCurrentTransaction();
-		capture_expect_end();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(cxt);
-	if (error != NULL && is_fatal(error->sqlerrcode))
-		ReThrowError(error);
-	return error;
+	if (work->only >= 0)
+		write_rows(work->run, work->members[0], work->only);
+	else
+		apply_members(work->run, work->members, work->n);
+	sql_enter_bare(&scope, work->run->map->owner);
+	SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
+	sql_leave(&scope);
 }
 
 /* Apply members; when that fails they are as they were before. */
@@ -406,6 +369,7 @@ try_apply(Run *run, Member **members, int n)
 	RunFigures	figures = run->figures;
 	Member	   *saved = palloc(sizeof(Member) * (n + 1));
 	Size		base_size = sizeof(BaseValue) * run->map->nfields;
+	ApplyWork	work = {run, members, n, -1};
 	ErrorData  *error;
 	int			i;
 
@@ -414,7 +378,7 @@ try_apply(Run *run, Member **members, int n)
 		saved[i] = *members[i];
 		saved[i].base = memcpy(palloc(base_size), members[i]->base, base_size);
 	}
-	error = in_transaction(run, members, n, -1);
+	error = tx_guarded(apply_work, &work, true);
 	if (error == NULL)
 		return NULL;
 	run->figures = figures;
@@ -437,19 +401,49 @@ refuse_fields(Run *run, Member *m, const ErrorData *error, bool all)
 											sizeof(char *) * run->map->nfields);
 	for (f = 0; f < run->map->nfields; f++)
 	{
+		ApplyWork	work = {run, &m, 1, f};
 		const ErrorData *why = error;
 
 		if (m->result[f].action != MERGE_PULL)
 			continue;
 		if (!all)
-			why = in_transaction(run, &m, 1, f);
-		if (why != NULL && !is_passing(why->sqlerrcode))
-			m->refused[f] = why->message;
+			why = tx_guarded(apply_work, &work, false);
+		if (why != NULL && !error_is_passing(why->sqlerrcode))
+			m->refused[f] = clip_message(why->message);
 	}
 	tx_begin();
 	MemoryContextSwitchTo(run->page_cxt);
 	decide_member(run, m);
 	tx_commit();
+}
+
+static void
+fail_member_work(void *arg)
+{
+	ApplyWork  *work = arg;
+	Member	   *m = work->members[0];
+
+	decide_rows(work->run, m);
+	entries_fail(m, m->problem);
+	count_entries(work->run, m);
+	report_field_errors(work->run, m);
+	settle_rows(work->run, &m, 1);
+	store_decide_entries(work->run, m->entries);
+}
+
+/*
+ * What became of a member cannot be recorded: all of it fails, with the
+ * reason.  Should even that be refused, the run says so at its end.
+ */
+static void
+fail_member(Run *run, Member *m, const ErrorData *error)
+{
+	ApplyWork	work = {run, &m, 1, -1};
+
+	m->problem = clip_message(error->message);
+	error = tx_guarded(fail_member_work, &work, true);
+	if (error != NULL)
+		run_stuck(run, m, error);
 }
 
 /* A member on its own: what it cannot take is held and said. */
@@ -460,7 +454,7 @@ apply_alone(Run *run, Member *m)
 	int			tries;
 
 	for (tries = 0; tries < 2 && error != NULL && m->has_pull &&
-		 !is_passing(error->sqlerrcode); tries++)
+		 !error_is_passing(error->sqlerrcode); tries++)
 	{
 		refuse_fields(run, m, error, tries > 0);
 		error = try_apply(run, &m, 1);
@@ -468,9 +462,9 @@ apply_alone(Run *run, Member *m)
 	if (error == NULL)
 		return;
 	m->has_push = false;
-	m->again = is_passing(error->sqlerrcode);
+	m->again = error_is_passing(error->sqlerrcode);
 	if (!m->again)
-		ReThrowError(error);
+		fail_member(run, m, error);
 }
 
 /*

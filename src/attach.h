@@ -80,8 +80,9 @@ extern char *relation_qualified(Oid relid);
 extern Oid	column_type(Oid relid, const char *column);
 
 /*
- * Lock the attachment against other sessions that attach, detach or map;
- * false if nothing is attached, else the member and queue tables.
+ * Lock the attachment against runs and other sessions that attach, detach or
+ * map; error when a run is in progress.  False if nothing is attached, else
+ * the member and queue tables.
  */
 extern bool lock_attachment(Oid *member_relid, Oid *queue_relid);
 

@@ -15,6 +15,7 @@
 #include "pg_compat.h"
 #include "scope.h"
 #include "storage/lmgr.h"
+#include "sync.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -119,6 +120,11 @@ lock_attachment(Oid *member_relid, Oid *queue_relid)
 	bool		isnull;
 
 	LockRelationOid(ekksync_table_oid("state"), ShareRowExclusiveLock);
+	if (!sync_lock_xact())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("a run is in progress"),
+				 errhint("Try again when it is over: see ekksync_runs.")));
 	sql_enter(&scope, ekksync_owner_oid());
 	sql_run("SELECT member_table::oid, queue_table::oid FROM ekksync.state",
 			0, NULL, NULL, NULL, false, 1);

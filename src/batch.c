@@ -92,28 +92,47 @@ read_rows_work(void *arg)
 	rows_read(r->run->map, r->members, r->n, false, r->run->page_cxt);
 }
 
+/* The mapping no longer fits the tables, or a right is missing. */
+static bool
+is_about_all(const ErrorData *error)
+{
+	return ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
+		ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION;
+}
+
 /*
  * Values of the members' rows.  Should the reading fail (a computing function
  * may), they are read one by one, and only those that cannot be read have a
- * problem.
+ * problem.  An error that passes, or that says something about all, is thrown
+ * again.
  */
 static void
 read_rows(Run *run, Member **members, int n)
 {
 	RowsRead	all = {run, members, n};
+	ErrorData  *error = sql_guarded_error(read_rows_work, &all);
+	int			failed = 0;
 	int			i;
 
-	if (sql_guarded(read_rows_work, &all) == NULL)
+	if (error == NULL)
 		return;
-	for (i = 0; i < n; i++)
+	for (i = 0; i < n && !error_is_passing(error->sqlerrcode) &&
+		 !error_ends_run(error->sqlerrcode); i++)
 	{
 		RowsRead	one = {run, &members[i], 1};
-		char	   *problem = sql_guarded(read_rows_work, &one);
+		ErrorData  *why = sql_guarded_error(read_rows_work, &one);
 
-		if (problem != NULL)
-			members[i]->unreadable = MemoryContextStrdup(run->page_cxt,
-														 problem);
+		if (why == NULL)
+			continue;
+		members[i]->unreadable = MemoryContextStrdup(run->page_cxt,
+													 clip_message(why->message));
+		error = why;
+		failed++;
 	}
+	if (error_is_passing(error->sqlerrcode) ||
+		error_ends_run(error->sqlerrcode) ||
+		(failed == n && is_about_all(error)))
+		ReThrowError(error);
 }
 
 /* What only some members need: pushed values, and times of old queue rows. */
@@ -138,33 +157,54 @@ read_history(Run *run, Member **members, int n)
 		queue_read_history(run->map, some, nsome, run->page_cxt);
 }
 
+/* What read_batch_work does. */
+typedef struct BatchRead
+{
+	Run		   *run;
+	Batch	   *batch;
+	List	   *keys;
+} BatchRead;
+
 /* Read PostgreSQL's side of a batch: first pending rows, then values. */
 static void
-read_batch(Run *run, Batch *batch, List *keys)
+read_batch_work(void *arg)
 {
+	BatchRead  *work = arg;
+	Run		   *run = work->run;
+	Batch	   *batch = work->batch;
 	MemoryContext cxt = run->page_cxt;
 	Member	  **members;
 	List	   *more;
 
-	new_batch(run, batch, keys);
-	tx_begin();
+	MemoryContextSwitchTo(cxt);
+	new_batch(run, batch, work->keys);
 	members = batch_members(batch);
 	queue_read_pending(run->map, members, batch->n, cxt);
-	MemoryContextSwitchTo(cxt);
-	more = moved_keys(batch, keys);
+	more = moved_keys(batch, work->keys);
 	if (more != NIL)
 	{
-		new_batch(run, batch, list_concat_copy(keys, more));
+		new_batch(run, batch, list_concat_copy(work->keys, more));
 		members = batch_members(batch);
 		queue_read_pending(run->map, members, batch->n, cxt);
 	}
 	queue_read_moves(run->map, members, batch->n, cxt);
 	read_rows(run, members, batch->n);
-	store_read_members(run->map, members, batch->n, cxt);
+	store_read_members(run->map, members, batch->n, run->anew, cxt);
 	if (run->opt.pull)
 		store_read_entries(members, batch->n, cxt);
 	read_history(run, members, batch->n);
-	tx_commit();
+}
+
+/* False when it has to be tried again: a table is locked, say. */
+static bool
+read_batch(Run *run, Batch *batch, List *keys)
+{
+	BatchRead	work = {run, batch, keys};
+	ErrorData  *error = tx_guarded(read_batch_work, &work, true);
+
+	if (error != NULL && !error_is_passing(error->sqlerrcode))
+		ReThrowError(error);
+	return error == NULL;
 }
 
 static void
@@ -191,7 +231,8 @@ try_batch(Run *run, List *keys)
 	Batch		batch;
 	int			i;
 
-	read_batch(run, &batch, keys);
+	if (!read_batch(run, &batch, keys))
+		return keys;
 	pull_documents(run, &batch);
 	decide_batch(run, &batch);
 	if (run->opt.dry_run)
@@ -199,11 +240,17 @@ try_batch(Run *run, List *keys)
 		plan_batch(run, &batch);
 		return NIL;
 	}
+	guard_batch(run, &batch);
 	apply_batch(run, &batch);
 	push_batch(run, &batch);
 	for (i = 0; i < batch.n; i++)
-		if (batch.members[i].again)
-			again = lappend(again, batch.members[i].key);
+	{
+		if (!batch.members[i].again)
+			continue;
+		again = lappend(again, batch.members[i].key);
+		if (batch.members[i].recreate)
+			run->recreates--;	/* counted again then */
+	}
 	return again;
 }
 

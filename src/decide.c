@@ -15,6 +15,9 @@
 #include "run.h"
 #include "settings.h"
 
+/* How much longer a request may be under way than its tries can take. */
+#define NOTE_PATIENCE (10 * USECS_PER_MINUTE)
+
 /* ---- the document ---- */
 
 /* One field of the document: readable, and fit for its column? */
@@ -66,12 +69,29 @@ decide_remote(Run *run, Member *m)
 /* ---- notes of our own writes ---- */
 
 /*
+ * Is a note over, of which the document does not hold everything?  It is when
+ * its write cannot come any more: the document was written or deleted by
+ * anybody after the note was made, or no request lives that long.
+ */
+static bool
+note_is_over(const Run *run, const Member *m, const FlightNote *note)
+{
+	int64		lifetime = (int64) settings.request_timeout * 1000 *
+		(settings.max_retries + 1) + NOTE_PATIENCE;
+
+	if (note->at != 0 && run->started_at - note->at > lifetime)
+		return true;
+	if (m->doc->missing)
+		return note->has_pre;
+	return !note->has_pre || m->doc->update_time > note->pre;
+}
+
+/*
  * A value of the document that equals a noted one is our own write: it becomes
- * the base.  A note is over when all of it is there, or when the document was
- * written by anybody after the note was made.
+ * the base.  A note is over when all of it is there, or no more will come.
  */
 static void
-settle_notes(const Mapping *map, Member *m)
+settle_notes(const Run *run, Member *m)
 {
 	ListCell   *lc;
 	int			i;
@@ -99,9 +119,7 @@ settle_notes(const Mapping *map, Member *m)
 			base->origin = ORIGIN_DJANGO;
 			base->dirty = true;
 		}
-		if (complete ||
-			(!m->doc->missing &&
-			 (!note->has_pre || m->doc->update_time > note->pre)))
+		if (complete || note_is_over(run, m, note))
 			note->dropped = true;
 	}
 }
@@ -264,6 +282,8 @@ decide_create(const Run *run, Member *m)
 	m->create = true;
 	for (f = 0; f < run->map->nfields; f++)
 	{
+		if (m->base[f].value != NULL && m->tombstone == 0)
+			m->recreate = true;
 		if (run->map->fields[f].problem != NULL)
 			continue;
 		if (m->local[f] == NULL)
@@ -304,8 +324,9 @@ decide_writes(const Run *run, const Member *m, int f)
 
 /* ---- a member whose row is gone ---- */
 
-static bool
-has_delete(const Member *m)
+/* Does a pending row say that the member was deleted, or has another key? */
+bool
+decide_has_delete(const Member *m)
 {
 	ListCell   *lc;
 
@@ -341,7 +362,7 @@ decide_gone(const Run *run, Member *m)
 {
 	int			f = run->map->nfields - 1;
 	MergeInput *in = &m->inputs[f];
-	bool		ours = m->known || has_delete(m);
+	bool		ours = m->known || decide_has_delete(m);
 	int			i;
 
 	entries_fail(m, "member not found");
@@ -376,7 +397,8 @@ reset_decision(const Run *run, Member *m)
 	m->field_error = palloc0(sizeof(char *) * n);
 	m->encoded = palloc0(sizeof(char *) * n);
 	m->gone = m->nrows == 0;
-	m->create = m->has_pull = m->has_push = m->withheld = false;
+	m->create = m->recreate = false;
+	m->has_pull = m->has_push = m->withheld = false;
 	m->problem = NULL;
 }
 
@@ -439,10 +461,17 @@ decide_rows(const Run *run, Member *m)
 		if (row->error != NULL || m->gone)
 			continue;
 		for (f = 0; f < run->map->nfields && row->error == NULL; f++)
-			if (m->field_error[f] != NULL &&
+		{
+			const char *why = m->field_error[f];
+
+			if (why == NULL && m->result[f].action == MERGE_HOLD)
+				why = m->result[f].rule == RULE_POLICY ?
+					"held until a person decides" :
+					"held: the document's value does not fit";
+			if (why != NULL &&
 				(row->fields == NULL || bms_is_member(f, row->fields)))
-				row->error = psprintf("%s: %s", run->map->fields[f].name,
-									  m->field_error[f]);
+				row->error = psprintf("%s: %s", run->map->fields[f].name, why);
+		}
 	}
 }
 
@@ -469,7 +498,7 @@ decide_member(Run *run, Member *m)
 		return;
 	}
 
-	settle_notes(run->map, m);
+	settle_notes(run, m);
 	if (m->gone)
 		decide_gone(run, m);
 	else if (m->doc->missing)

@@ -42,6 +42,18 @@ typedef struct SyncError
 	char	   *message;
 } SyncError;
 
+/* Is this SQLSTATE one of a lock or a race: the same again may succeed? */
+extern bool error_is_passing(int sqlstate);
+
+/* Is it about the run or the server, rather than about one member? */
+extern bool error_ends_run(int sqlstate);
+
+/*
+ * A text cut to what fits in an error message of a row or document (1 kB),
+ * at the end of a character; palloc'd.
+ */
+extern char *clip_message(const char *text);
+
 /* Set *err (which may be NULL) and return false, for use in a return. */
 extern bool sync_error(SyncError *err, int sqlstate, const char *fmt,...)
 			pg_attribute_printf(3, 4);

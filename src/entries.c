@@ -219,49 +219,56 @@ is_echo(const Member *m, const EntryChange *change)
 	return false;
 }
 
+/* The latest readable change of a field, with its stamp; NULL if none. */
+static const EntryChange *
+latest_change(const Member *m, int field, TimestampTz *stamp)
+{
+	const EntryChange *latest = NULL;
+	ListCell   *lc;
+	ListCell   *lc2;
+
+	foreach(lc, m->entries)
+	{
+		const Entry *entry = lfirst(lc);
+
+		foreach(lc2, entry->parsed)
+		{
+			const EntryChange *change = lfirst(lc2);
+
+			if (change->field != field || change->value == NULL ||
+				(latest != NULL &&
+				 !merge_after(latest->value, *stamp, ORIGIN_FIRESTORE,
+							  change->value, entry->stamp, ORIGIN_FIRESTORE)))
+				continue;
+			latest = change;
+			*stamp = entry->stamp;
+		}
+	}
+	return latest;
+}
+
 /*
- * A value that a client only enqueued: the document still equals the base and
- * the entry is younger than the document; or, where nobody but us has written
- * the document since we know it, younger than the base.  The latest one, with
- * its stamp; NULL if there is none.
+ * A value that a client only enqueued: the last that entries say, while the
+ * document still equals the base and is older; or, where nobody but us has
+ * written the document since we know it, the base is older.  With its stamp;
+ * NULL if there is none.
  */
 char *
 entries_enqueued(const Member *m, int field, TimestampTz *stamp)
 {
 	const char *base = m->base[field].value;
+	const EntryChange *latest;
 	TimestampTz since;
-	char	   *value = NULL;
-	ListCell   *lc;
-	ListCell   *lc2;
 
 	if (base == NULL || m->doc == NULL || m->doc->missing ||
 		m->remote[field] == NULL || strcmp(m->remote[field], base) != 0)
 		return NULL;
 	since = m->doc->update_time == m->doc_update_time ?
 		m->base[field].stamp : m->doc->update_time;
-	foreach(lc, m->entries)
-	{
-		const Entry *entry = lfirst(lc);
-
-		if (entry->stamp <= since)
-			continue;
-		foreach(lc2, entry->parsed)
-		{
-			const EntryChange *change = lfirst(lc2);
-
-			if (change->field != field || change->value == NULL ||
-				is_echo(m, change))
-				continue;
-			if (value == NULL ||
-				merge_after(value, *stamp, ORIGIN_FIRESTORE,
-							change->value, entry->stamp, ORIGIN_FIRESTORE))
-			{
-				value = change->value;
-				*stamp = entry->stamp;
-			}
-		}
-	}
-	return value;
+	latest = latest_change(m, field, stamp);
+	if (latest == NULL || *stamp <= since || is_echo(m, latest))
+		return NULL;
+	return latest->value;
 }
 
 /* Does an entry fail because of this field's value? */
@@ -344,7 +351,7 @@ conclude_entry(const Mapping *map, const Member *m, Entry *entry)
 	if (errors.len > 0)
 	{
 		entry->outcome = ENTRY_FAILED;
-		entry->message = errors.data;
+		entry->message = clip_message(errors.data);
 	}
 	else
 	{
@@ -370,7 +377,7 @@ entries_conclude(const Mapping *map, Member *m)
 			entry->outcome = ENTRY_FAILED;
 			entry->message = strcmp(entry->action, "delete") == 0 ?
 				"deletes from Firestore are not applied" :
-				psprintf("unknown action \"%.20s\"", entry->action);
+				clip_message(psprintf("unknown action \"%s\"", entry->action));
 		}
 	}
 }
@@ -386,6 +393,6 @@ entries_fail(Member *m, const char *message)
 		Entry	   *entry = lfirst(lc);
 
 		entry->outcome = ENTRY_FAILED;
-		entry->message = pstrdup(message);
+		entry->message = clip_message(message);
 	}
 }

@@ -1,12 +1,18 @@
 /*
  * error.c
- *		How a function that must not throw says why it failed.
+ *		How a function that must not throw says why it failed, and what kind of
+ *		failure an SQLSTATE is.
  *
  * May not know: what went wrong; callers say so.
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
+
 #include "ekksync.h"
+
+/* Bytes of an error message in a row or document. */
+#define MAX_MESSAGE 1000
 
 /*
  * Fill err (unless it is NULL) with an SQLSTATE, as MAKE_SQLSTATE makes it,
@@ -37,4 +43,31 @@ sync_error(SyncError *err, int sqlstate, const char *fmt,...)
 		pfree(err->message);
 		size = needed;
 	}
+}
+
+bool
+error_is_passing(int sqlstate)
+{
+	return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
+		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE;
+}
+
+bool
+error_ends_run(int sqlstate)
+{
+	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return category == ERRCODE_OPERATOR_INTERVENTION ||
+		category == ERRCODE_INSUFFICIENT_RESOURCES ||
+		category == ERRCODE_SYSTEM_ERROR ||
+		category == ERRCODE_INTERNAL_ERROR;
+}
+
+char *
+clip_message(const char *text)
+{
+	int			len = strlen(text);
+
+	return pnstrdup(text, pg_mbcliplen(text, len, MAX_MESSAGE));
 }

@@ -59,30 +59,44 @@ pause_and_stop(const char *reason)
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("ekksync is paused: %s", reason),
-			 errhint("Look at what a run would do, then call ekksync_resume() on the copy that is to go on.")));
+			 errhint("Call ekksync_resume() on the copy that is to go on; ekksync_run(dry_run => true) then shows what a run would do.")));
 }
 
-/* The base belongs to one project, database and cluster. */
+/*
+ * The base belongs to one project, database and cluster.  Another project or
+ * database, once it is accepted, is a first contact; a cluster that was copied
+ * keeps its base.
+ */
 static void
 check_binding(Run *run)
 {
 	int64		system = (int64) GetSystemIdentifier();
 	StoreState	state;
 	const char *reason = NULL;
+	bool		moved;
 
 	tx_begin();
 	store_state(&state, run->cxt);
-	if (state.project == NULL && !run->opt.dry_run)
+	moved = state.project != NULL &&
+		(strcmp(state.project, settings.project) != 0 ||
+		 strcmp(state.database_id, settings.database_id) != 0);
+	if (run->opt.dry_run)
+		run->anew = moved;
+	else if (state.project == NULL || state.accepted)
+	{
+		if (moved)
+		{
+			store_forget_base();
+			run->last_scan = 0;
+		}
 		store_bind(settings.project, settings.database_id, system);
-	tx_commit();
-	if (state.project == NULL)
-		return;
-	if (strcmp(state.project, settings.project) != 0 ||
-		strcmp(state.database_id, settings.database_id) != 0)
+	}
+	else if (moved)
 		reason = "the Firestore project or database is not the one of the last run";
 	else if (state.system_identifier != system)
 		reason = "this is not the database cluster of the last run";
-	if (reason != NULL && !run->opt.dry_run)
+	tx_commit();
+	if (reason != NULL)
 		pause_and_stop(reason);
 }
 
@@ -164,7 +178,7 @@ fence_lower(Run *run, const ErrorData *error)
 	w.id = run->log_id;
 	w.pre = FS_PRE_EXISTS;
 	w.values = values;
-	add_value(&w, "status", string_value(error ? "failed" : "success"));
+	add_value(&w, "status", string_value(error || run->stuck > 0 ? "failed" : "success"));
 	add_value(&w, "stats.started_at", time_value(run->started_at));
 	add_value(&w, "stats.completed_at", time_value(now));
 	add_value(&w, "stats.duration_seconds",
@@ -178,6 +192,7 @@ fence_lower(Run *run, const ErrorData *error)
 	add_figures(&w, "django_to_firestore", run->figures.to_firestore,
 				run->figures.to_firestore_failed);
 	add_value(&w, "stats.error", error ? string_value(error->message) :
+			  run->stuck > 0 ? string_value(run->stuck_error) :
 			  "{\"nullValue\":null}");
 	add_value(&w, "completed_at", time_value(now));
 	if (!fs_write(run->fs, &w, 1) || w.error.class != FS_OK)

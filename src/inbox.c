@@ -116,7 +116,7 @@ free_json(void *arg)
 	cJSON_Delete(arg);
 }
 
-/* Parse JSON that is freed with cxt. */
+/* Parse JSON that is freed with cxt; NULL where cJSON cannot. */
 static cJSON *
 parse_json(const char *text, MemoryContext cxt)
 {
@@ -126,9 +126,7 @@ parse_json(const char *text, MemoryContext cxt)
 	callback = MemoryContextAlloc(cxt, sizeof(MemoryContextCallback));
 	json = cJSON_Parse(text);
 	if (json == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("could not parse a staged entry")));
+		return NULL;
 	callback->func = free_json;
 	callback->arg = json;
 	MemoryContextRegisterResetCallback(cxt, callback);
@@ -162,6 +160,8 @@ store_read_entries(Member **members, int n, MemoryContext cxt)
 		entry->doc_id = sql_get_text(i, 2, cxt);
 		entry->action = sql_get_text(i, 3, cxt);
 		entry->changes = parse_json(sql_get_text(i, 4, cxt), cxt);
+		if (entry->changes == NULL)
+			entry->action = "with changes that cannot be parsed";
 		entry->stamp = sql_get_time(i, 5);
 		m->entries = lappend(m->entries, entry);
 		MemoryContextSwitchTo(old);

@@ -29,6 +29,13 @@ same(const char *a, const char *b)
 	return strcmp(a, b) == 0;
 }
 
+/* Is the time of the write known?  Then it is a change that was seen. */
+static bool
+is_exact(MergeStamp stamp)
+{
+	return stamp.from == stamp.upto;
+}
+
 /*
  * Which write was later?  Each is known to lie in (from, upto]; from = upto
  * when its time is known exactly.
@@ -36,8 +43,8 @@ same(const char *a, const char *b)
 static Order
 compare_times(MergeStamp local, MergeStamp remote)
 {
-	bool		local_exact = local.from == local.upto;
-	bool		remote_exact = remote.from == remote.upto;
+	bool		local_exact = is_exact(local);
+	bool		remote_exact = is_exact(remote);
 
 	if (local_exact && remote_exact)
 	{
@@ -61,7 +68,7 @@ compare_times(MergeStamp local, MergeStamp remote)
 static MergeTime
 earliest(MergeStamp stamp)
 {
-	return stamp.from == stamp.upto ? stamp.upto : stamp.from + 1;
+	return is_exact(stamp) ? stamp.upto : stamp.from + 1;
 }
 
 /* Can the two writes lie within the window? */
@@ -131,8 +138,7 @@ first_contact(const MergeInput *in)
 		return decided(in, MERGE_PUSH);
 	if (in->push_only)
 		return contested(in, MERGE_PUSH, RULE_FIRST_CONTACT);
-	if (same(in->local, "null") &&
-		in->local_stamp.from != in->local_stamp.upto)
+	if (same(in->local, "null") && !is_exact(in->local_stamp))
 		return decided(in, MERGE_PULL); /* never had one, nobody cleared it */
 
 	switch (in->first)
@@ -192,7 +198,8 @@ merge_field(const MergeInput *in)
 
 	local_changed = in->base == NULL || !same(in->local, in->base);
 	if (in->remote == NULL)
-		return unreadable(in, local_changed && in->base != NULL);
+		return unreadable(in, local_changed &&
+						  (in->base != NULL || is_exact(in->local_stamp)));
 	if (same(in->local, in->remote))
 	{
 		if (in->base != NULL && same(in->local, in->base))

@@ -25,14 +25,20 @@
 
 /* ---- entries ---- */
 
-/* The string in a field of a document, NULL if it is not one. */
-static const char *
+/*
+ * The string in a field of a document, NULL if it is not one that PostgreSQL
+ * can hold.
+ */
+static char *
 string_field(const FsDoc *doc, const char *name)
 {
-	const cJSON *value = cJSON_GetObjectItemCaseSensitive(doc->fields, name);
+	static const Codec codec = {CODEC_TEXT, 0, NULL};
+	char	   *canon = value_decode(&codec,
+									 cJSON_GetObjectItemCaseSensitive(doc->fields,
+																	  name),
+									 NULL);
 
-	return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(value,
-																  "stringValue"));
+	return canon == NULL ? NULL : canon_to_text(canon);
 }
 
 /* Effective time of an entry: when it says, but not after it came. */
@@ -147,17 +153,17 @@ entry_key(const FsDoc *doc, StagedEntry *entry)
 static void
 stage_entry(const FsDoc *doc, StagedEntry *entry)
 {
-	const char *action = string_field(doc, "action");
-	const char *collection = string_field(doc, "collection");
+	char	   *action = string_field(doc, "action");
+	char	   *collection = string_field(doc, "collection");
 
 	memset(entry, 0, sizeof(*entry));
 	entry->doc_id = doc->id;
-	entry->action = action != NULL ? unconstify(char *, action) : "update";
+	entry->action = action != NULL ? action : "update";
 	entry_stamp(doc, entry);
 	entry_changes(doc, entry);
 	entry_key(doc, entry);
 	if (collection != NULL && strcmp(collection, "members") != 0)
-		entry->error = psprintf("unknown collection \"%.40s\"", collection);
+		entry->error = clip_message(psprintf("unknown collection \"%s\"", collection));
 }
 
 /*
@@ -207,27 +213,29 @@ pull_entries(Run *run)
 
 /*
  * Mark members due whose documents have changed since we last saw them.  A
- * full scan also finds documents that are gone.
+ * full scan also finds documents that are gone.  False where nothing is
+ * scanned: when that is off, or for a few members, which are read anyway.
  */
-void
+bool
 pull_scan(Run *run)
 {
 	bool		full = settings.scan == SCAN_FULL;
-	char	   *since;
+	TimestampTz since = run->last_scan ? run->last_scan :
+		run->map->attached_at;
 	FsFilter	filter = {"updated_at", "GREATER_THAN", NULL};
 	FsQuery		query = {0};
 	char	   *after = NULL;
 
-	if (settings.scan == SCAN_OFF || (!full && run->last_scan == 0))
-		return;
+	if (settings.scan == SCAN_OFF || run->opt.nonly >= 0)
+		return false;
 	query.collection = "members";
 	query.limit = EKKSYNC_READ_PAGE;
 	query.cxt = run->cxt;
 	if (!full)
 	{
 		MemoryContextSwitchTo(run->cxt);
-		since = time_format(run->last_scan - SCAN_OVERLAP);
-		filter.value = psprintf("{\"timestampValue\":\"%s\"}", since);
+		filter.value = psprintf("{\"timestampValue\":\"%s\"}",
+								time_format(since - SCAN_OVERLAP));
 		query.filters = &filter;
 		query.nfilters = 1;
 		query.order_by = "updated_at";
@@ -259,6 +267,7 @@ pull_scan(Run *run)
 		if (n > 0)
 			after = MemoryContextStrdup(run->cxt, keys[n - 1]);
 	}
+	return true;
 }
 
 /* ---- documents ---- */

@@ -185,6 +185,7 @@ send_writes(Run *run, Member **members, int n)
 			return false;
 		for (i = 0; i < n; i++)
 			if (writes[i].error.class == FS_ROW && !writes[i].delete &&
+				strstr(writes[i].error.message, "size") != NULL &&
 				leave_out_longest(run, sent[i]))
 				sent[refused++] = sent[i];
 		n = refused;
@@ -217,7 +218,8 @@ settle_written(Run *run, Member *m)
 	}
 	foreach(lc, m->notes)
 		((FlightNote *) lfirst(lc))->dropped = true;
-	m->doc_update_time = m->write->update_time;
+	if (!m->withheld)
+		m->doc_update_time = m->write->update_time;
 	m->first_contact = false;
 	m->tombstone = m->gone ? run->started_at : 0;
 	run->figures.to_firestore++;
@@ -284,12 +286,22 @@ settle_rows(Run *run, Member *m, char *error, int64 *ids, char **errors,
 	return n;
 }
 
-/* One transaction: base, notes, queue rows, change log. */
-static void
-settle_batch(Run *run, Member **members, int n)
+/* What settle_work does. */
+typedef struct SettleWork
 {
-	char	  **keys = palloc(sizeof(char *) * (n + 1));
-	char	  **changes = palloc(sizeof(char *) * (n + 1));
+	Run		   *run;
+	Member	  **members;
+	int			n;
+} SettleWork;
+
+/* Base, notes, queue rows and change log of members that were sent. */
+static void
+settle_work(void *arg)
+{
+	SettleWork *work = arg;
+	Run		   *run = work->run;
+	char	  **keys = palloc(sizeof(char *) * (work->n + 1));
+	char	  **changes = palloc(sizeof(char *) * (work->n + 1));
 	int64	   *ids;
 	char	  **errors;
 	int			max = 0;
@@ -297,15 +309,13 @@ settle_batch(Run *run, Member **members, int n)
 	int			nchanges = 0;
 	int			i;
 
-	for (i = 0; i < n; i++)
-		max += list_length(members[i]->pending);
+	for (i = 0; i < work->n; i++)
+		max += list_length(work->members[i]->pending);
 	ids = palloc(sizeof(int64) * (max + 1));
 	errors = palloc(sizeof(char *) * (max + 1));
-
-	tx_begin();
-	for (i = 0; i < n; i++)
+	for (i = 0; i < work->n; i++)
 	{
-		Member	   *m = members[i];
+		Member	   *m = work->members[i];
 		char	   *change = change_json(run, m, true);
 		char	   *error = settle_member(run, m);
 
@@ -322,8 +332,39 @@ settle_batch(Run *run, Member **members, int n)
 	}
 	queue_settle(run->map, ids, errors, nrows);
 	store_change_log(run, "firestore", keys, changes, nchanges);
-	store_write_members(run, members, n);
-	tx_commit();
+	store_write_members(run, work->members, work->n);
+}
+
+static ErrorData *
+try_settle(Run *run, Member **members, int n)
+{
+	SettleWork	work = {run, members, n};
+	RunFigures	figures = run->figures;
+	ErrorData  *error = tx_guarded(settle_work, &work, true);
+
+	if (error != NULL)
+		run->figures = figures;
+	return error;
+}
+
+/*
+ * Settle a batch in one transaction, or, if that fails, member by member.  One
+ * that cannot be settled keeps its note: the next run sees what was written.
+ */
+static void
+settle_batch(Run *run, Member **members, int n)
+{
+	int			i;
+
+	if (n > 1 && try_settle(run, members, n) == NULL)
+		return;
+	for (i = 0; i < n; i++)
+	{
+		ErrorData  *error = try_settle(run, &members[i], 1);
+
+		if (error != NULL && !error_is_passing(error->sqlerrcode))
+			run_stuck(run, members[i], error);
+	}
 }
 
 /*

@@ -21,12 +21,12 @@
 /* Run one statement over the queue; %s in it is the table. Leaves SPI open. */
 static void
 on_queue(const Mapping *map, SqlScope *scope, const char *format, int nargs,
-		 Oid *types, Datum *values)
+		 Oid *types, Datum *values, const char *nulls)
 {
 	char	   *query = psprintf(format, map->queue_table);
 
 	sql_enter(scope, map->owner);
-	sql_run(query, nargs, types, values, NULL, false, 0);
+	sql_run(query, nargs, types, values, nulls, false, 0);
 }
 
 static Datum
@@ -46,18 +46,17 @@ queue_pending_keys(const Mapping *map, const char *after, int limit,
 {
 	Oid			types[] = {TEXTOID, INT8OID};
 	Datum		values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
+	char	   *query = psprintf("SELECT DISTINCT ssn::text COLLATE \"C\" FROM %s "
+								 "WHERE sync_status = 'pending' "
+								 "AND ssn::text COLLATE \"C\" %s $1 "
+								 "ORDER BY 1 LIMIT $2", map->queue_table,
+								 after ? ">" : ">=");
 	SqlScope	scope;
 	List	   *list = NIL;
 	uint64		i;
 
-	on_queue(map, &scope,
-			 after != NULL ?
-			 "SELECT DISTINCT ssn::text COLLATE \"C\" FROM %s "
-			 "WHERE sync_status = 'pending' AND ssn::text COLLATE \"C\" > $1 "
-			 "ORDER BY 1 LIMIT $2" :
-			 "SELECT DISTINCT ssn::text COLLATE \"C\" FROM %s "
-			 "WHERE sync_status = 'pending' AND ssn::text COLLATE \"C\" >= $1 "
-			 "ORDER BY 1 LIMIT $2", 2, types, values);
+	sql_enter(&scope, map->owner);
+	sql_run_by_index(query, 2, types, values, NULL, false, 0);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		char	   *key = sql_get_text(i, 1, cxt);
@@ -113,15 +112,17 @@ queue_read_pending(const Mapping *map, Member **members, int n,
 	uint64		i;
 
 	on_queue(map, &scope,
-			 "SELECT k.n, q.id::int8, q.action::text, "
+			 "SELECT k.n, q.id::int8, coalesce(q.action::text, 'update'), "
 			 "least(q.created_at, clock_timestamp()), "
 			 "CASE WHEN jsonb_typeof(q.fields_changed) = 'object' THEN "
 			 "ARRAY(SELECT jsonb_object_keys(q.fields_changed)) END, "
-			 "CASE WHEN q.action = 'delete' THEN "
+			 "CASE WHEN q.action = 'delete' "
+			 "AND jsonb_typeof(q.fields_changed) = 'object' THEN "
 			 "(SELECT e.value FROM jsonb_each_text(q.fields_changed) e LIMIT 1) END "
 			 "FROM unnest($1) WITH ORDINALITY k(key, n) "
-			 "JOIN %s q ON q.ssn = k.key AND q.sync_status = 'pending' "
-			 "ORDER BY k.n, q.created_at, q.id", 1, types, values);
+			 "JOIN %s q ON q.ssn::text COLLATE \"C\" = k.key "
+			 "AND q.sync_status = 'pending' "
+			 "ORDER BY k.n, q.created_at, q.id", 1, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		Member	   *m = members[sql_get_int8(i, 1) - 1];
@@ -156,12 +157,13 @@ queue_read_history(const Mapping *map, Member **members, int n,
 	on_queue(map, &scope,
 			 "SELECT k.n, f.name, max(q.created_at) "
 			 "FROM unnest($1) WITH ORDINALITY k(key, n) "
-			 "JOIN %s q ON q.ssn = k.key "
-			 "AND jsonb_typeof(q.fields_changed) = 'object', "
-			 "jsonb_object_keys(q.fields_changed) f(name) "
+			 "JOIN %s q ON q.ssn = k.key, "
+			 "jsonb_object_keys(CASE "
+			 "WHEN jsonb_typeof(q.fields_changed) = 'object' "
+			 "THEN q.fields_changed ELSE '{}' END) f(name) "
 			 "WHERE q.action <> 'create' OR q.fields_changed -> f.name <> 'null' "
 			 "GROUP BY 1, 2",
-			 1, types, values);
+			 1, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		Member	   *m = members[sql_get_int8(i, 1) - 1];
@@ -191,11 +193,13 @@ queue_read_moves(const Mapping *map, Member **members, int n,
 			 "SELECT k.n, d.ssn::text "
 			 "FROM unnest($1) WITH ORDINALITY k(key, n), LATERAL "
 			 "(SELECT o.ssn FROM %1$s c JOIN %1$s o ON o.member_id = c.member_id "
-			 "WHERE c.ssn = k.key AND c.action = 'create' "
+			 "WHERE c.ssn::text COLLATE \"C\" = k.key AND c.action = 'create' "
 			 "AND c.sync_status = 'pending' AND o.action = 'delete' "
-			 "AND EXISTS (SELECT FROM jsonb_each_text(o.fields_changed) e "
+			 "AND EXISTS (SELECT FROM jsonb_each_text(CASE "
+			 "WHEN jsonb_typeof(o.fields_changed) = 'object' "
+			 "THEN o.fields_changed ELSE '{}' END) e "
 			 "WHERE e.value = k.key) ORDER BY o.created_at DESC LIMIT 1) d",
-			 1, types, values);
+			 1, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
 		members[sql_get_int8(i, 1) - 1]->moved_from = sql_get_text(i, 2, cxt);
 	sql_leave(&scope);
@@ -218,7 +222,7 @@ queue_settle(const Mapping *map, int64 *ids, char **errors, int n)
 			 "retry_count = q.retry_count + CASE WHEN u.error IS NULL THEN 0 ELSE 1 END "
 			 "FROM unnest($1, $2) u(id, error) "
 			 "WHERE q.id = u.id AND q.sync_status = 'pending'",
-			 2, types, values);
+			 2, types, values, NULL);
 	sql_leave(&scope);
 }
 
@@ -226,7 +230,9 @@ void
 queue_add_failed(const Mapping *map, const Member *m, const char *error)
 {
 	Oid			types[] = {map->id_typid, TEXTOID, TEXTOID};
-	Datum		values[] = {m->id, sql_text(m->key), sql_text(error)};
+	Datum		values[] = {m->id, sql_text(m->key),
+	sql_text(clip_message(error))};
+	char		nulls[] = {m->nrows > 0 ? ' ' : 'n', ' ', ' ', '\0'};
 	SqlScope	scope;
 
 	on_queue(map, &scope,
@@ -235,7 +241,7 @@ queue_add_failed(const Mapping *map, const Member *m, const char *error)
 			 "SELECT $1, $2, 'update', '{}', clock_timestamp(), 'failed', $3, 1 "
 			 "WHERE NOT EXISTS (SELECT FROM %1$s WHERE ssn = $2 "
 			 "AND sync_status = 'failed' AND error_message = $3)",
-			 3, types, values);
+			 3, types, values, nulls);
 	sql_leave(&scope);
 }
 
@@ -249,7 +255,7 @@ queue_count_deletes(const Mapping *map)
 			 "SELECT count(DISTINCT ssn) FROM %s q "
 			 "WHERE sync_status = 'pending' AND action = 'delete' "
 			 "AND fields_changed = '{}'",
-			 0, NULL, NULL);
+			 0, NULL, NULL, NULL);
 	count = sql_get_int8(0, 1);
 	sql_leave(&scope);
 	return count;

@@ -66,7 +66,7 @@ typedef struct QueueIndex
 static const QueueIndex indexes[] = {
 	{"{sync_status,created_at}", "sync_status, created_at", NULL},
 	{"{ssn,created_at}", "ssn, created_at", NULL},
-	{"{ssn}", "ssn", "sync_status = 'pending'"},
+	{"{ssn}", "ssn COLLATE \"C\"", "sync_status = 'pending'"},
 	{"{member_id}", "member_id", NULL}
 };
 
@@ -204,6 +204,7 @@ index_exists(Oid relid, const QueueIndex *index)
 	sql_run("SELECT 1 FROM pg_index i WHERE i.indrelid = $1 AND i.indisvalid"
 			" AND CASE WHEN $3"
 			" THEN pg_get_expr(i.indpred, i.indrelid) LIKE '%sync\\_status%= ''pending''%'"
+			" AND i.indcollation[0] = '\"C\"'::regcollation"
 			" ELSE i.indpred IS NULL END"
 			" AND (SELECT array_agg(a.attname::text ORDER BY k.n)"
 			" FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, n)"

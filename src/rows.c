@@ -144,6 +144,46 @@ clear_local(const Mapping *map, Member *m, MemoryContext cxt)
 	m->related_missing = MemoryContextAllocZero(cxt, sizeof(bool) * map->nfields);
 }
 
+/* Is the field the first one written to its relation? */
+static bool
+is_first_of_relation(const Mapping *map, int f)
+{
+	int			g;
+
+	for (g = 0; g < f; g++)
+		if (map->fields[g].problem == NULL && !map->fields[g].push_only &&
+			map->fields[g].relid == map->fields[f].relid)
+			return false;
+	return true;
+}
+
+/* Lock the rows of members with these keys, and their related rows. */
+static void
+lock_rows(const Mapping *map, Oid *types, Datum *values)
+{
+	const char *id = quote_identifier(map->id_column);
+	const char *key = quote_identifier(map->key_column);
+	int			f;
+
+	sql_run(psprintf("SELECT FROM %s WHERE %s = ANY ($1) ORDER BY %s "
+					 "FOR NO KEY UPDATE", map->member_table, key, id),
+			1, types, values, NULL, false, 0);
+	for (f = 0; f < map->nfields; f++)
+	{
+		const Field *field = &map->fields[f];
+
+		if (field->problem != NULL || field->link == NULL ||
+			field->push_only || !is_first_of_relation(map, f))
+			continue;
+		sql_run(psprintf("SELECT FROM %s WHERE %s IN (SELECT %s FROM %s "
+						 "WHERE %s = ANY ($1)) ORDER BY %s FOR NO KEY UPDATE",
+						 field->relation, quote_identifier(field->link), id,
+						 map->member_table, key,
+						 quote_identifier(field->link)),
+				1, types, values, NULL, false, 0);
+	}
+}
+
 void
 rows_read(const Mapping *map, Member **members, int n, bool lock,
 		  MemoryContext cxt)
@@ -162,11 +202,7 @@ rows_read(const Mapping *map, Member **members, int n, bool lock,
 	values[0] = sql_text_array(keys, n);
 	sql_enter(&scope, map->owner);
 	if (lock)
-		sql_run(psprintf("SELECT FROM %s WHERE %s = ANY ($1) ORDER BY %s "
-						 "FOR NO KEY UPDATE", map->member_table,
-						 quote_identifier(map->key_column),
-						 quote_identifier(map->id_column)),
-				1, types, values, NULL, false, 0);
+		lock_rows(map, types, values);
 	sql_run(read_query(map), 1, types, values, NULL, false, 0);
 	for (i = 0; i < SPI_processed; i++)
 	{
@@ -365,4 +401,27 @@ rows_write(const Mapping *map, Member *m, const int *fields, char **values,
 			update_relation(map, m, fields, values, nfields, field->relid);
 	}
 	sql_leave(&scope);
+}
+
+/* ---- missing rows ---- */
+
+int64
+rows_missing(const Mapping *map, char **keys, int n)
+{
+	Oid			types[] = {TEXTARRAYOID};
+	Datum		values[] = {sql_text_array(keys, n)};
+	SqlScope	scope;
+	int64		count;
+
+	sql_enter(&scope, map->owner);
+	sql_run(psprintf("SELECT count(*) FROM unnest($1) k(key) WHERE NOT EXISTS "
+					 "(SELECT FROM (SELECT * FROM %s%s%s) m WHERE m.%s = k.key)",
+					 map->member_table,
+					 map->filter ? " WHERE " : "",
+					 map->filter ? map->filter : "",
+					 quote_identifier(map->key_column)),
+			1, types, values, NULL, false, 0);
+	count = sql_get_int8(0, 1);
+	sql_leave(&scope);
+	return count;
 }

@@ -12,7 +12,8 @@
 
 /*
  * Fill nrows, id, local, local_error and related_missing of the members, by
- * key.  lock: also lock the member rows (FOR NO KEY UPDATE) first.  palloc'd
+ * key.  lock: lock the member rows and their related rows (FOR NO KEY UPDATE)
+ * first.  palloc'd
  * in cxt.
  */
 extern void rows_read(const Mapping *map, Member **members, int n, bool lock,
@@ -27,5 +28,8 @@ extern void rows_write(const Mapping *map, Member *m, const int *fields,
 
 /* Number of rows in scope. */
 extern int64 rows_count(const Mapping *map);
+
+/* How many of n keys have no row in scope. */
+extern int64 rows_missing(const Mapping *map, char **keys, int n);
 
 #endif							/* EKKSYNC_ROWS_H */

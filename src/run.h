@@ -56,8 +56,13 @@ typedef struct Run
 	FieldPath	last_modified;
 	FieldPath	last_sync;
 	RunFigures	figures;
+	int64		recreates;		/* documents that had gone, of members so far */
+	bool		anew;			/* a dry run on another project: as if nothing
+								 * had been synced */
 	int64		peak_memory;	/* kB */
 	bool		logged;			/* the sync_logs document is there */
+	int64		stuck;			/* members that could not be recorded */
+	char	   *stuck_error;	/* why the last of them */
 } Run;
 
 /* The value that both sides last agreed on. */
@@ -73,6 +78,7 @@ typedef struct BaseValue
 typedef struct FlightNote
 {
 	int64		run;
+	TimestampTz at;				/* when it was noted; 0: it is being noted */
 	bool		has_pre;		/* false: the document was to be created */
 	TimestampTz pre;			/* document updateTime it was sent against */
 	int			nvalues;
@@ -169,6 +175,7 @@ typedef struct Member
 	bool		gone;			/* the row is gone: deactivate or delete */
 	char	   *problem;		/* nothing can be done for the member: why */
 	bool		create;			/* the document is to be created */
+	bool		recreate;		/* and was there before */
 	bool		has_pull;
 	bool		has_push;
 	bool		again;			/* the world moved: read, merge, try again */
@@ -204,13 +211,22 @@ typedef struct ConflictRow
 	bool		potential;
 } ConflictRow;
 
-/* ---- transactions (sync.c) ---- */
+/* ---- tx.c ---- */
 /*
  * A short transaction with a snapshot.  What is palloc'd inside without care
  * goes with it; tx_commit returns to the memory context of tx_begin.
  */
 extern void tx_begin(void);
 extern void tx_commit(void);
+extern ErrorData *tx_guarded(void (*work) (void *arg), void *arg, bool commit);
+
+/* ---- sync.c ---- */
+
+/*
+ * What became of a member cannot be recorded, for a reason of its own: the
+ * run goes on and ends as failed.  The reason goes to the log, masked.
+ */
+extern void run_stuck(Run *run, const Member *m, const ErrorData *error);
 
 /* kennitala for logs: all but the last three characters hidden; palloc'd. */
 extern char *mask_key(const char *key);
@@ -220,9 +236,13 @@ pg_noreturn extern void run_stop(const FsError *err);
 
 /* ---- pull.c ---- */
 extern void pull_entries(Run *run);
-extern void pull_scan(Run *run);
+extern bool pull_scan(Run *run);
 extern void pull_documents(Run *run, Batch *batch);
 extern void pull_close_entries(Run *run);
+
+/* ---- guard.c ---- */
+extern void guard_members(Run *run);
+extern void guard_batch(Run *run, const Batch *batch);
 
 /* ---- batch.c ---- */
 extern void batch_run(Run *run, List *keys);
@@ -239,6 +259,7 @@ extern void entries_fail(Member *m, const char *message);
 /* ---- decide.c ---- */
 extern void decide_remote(Run *run, Member *m);
 extern void decide_member(Run *run, Member *m);
+extern bool decide_has_delete(const Member *m);
 extern bool decide_writes(const Run *run, const Member *m, int field);
 extern void decide_rows(const Run *run, Member *m);
 extern List *decide_conflicts(const Run *run, const Member *m);

@@ -215,12 +215,12 @@ sql_run_by_index(const char *query, int nargs, Oid *types, Datum *values,
 	return code;
 }
 
-char *
-sql_guarded(void (*work) (void *arg), void *arg)
+ErrorData *
+sql_guarded_error(void (*work) (void *arg), void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	char	   *volatile problem = NULL;
+	ErrorData  *volatile problem = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
@@ -242,10 +242,20 @@ sql_guarded(void (*work) (void *arg), void *arg)
 		if (ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
 			ERRCODE_OPERATOR_INTERVENTION)
 			ReThrowError(error);
-		problem = error->message ? error->message : pstrdup("unknown error");
+		problem = error;
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;
 	return problem;
+}
+
+char *
+sql_guarded(void (*work) (void *arg), void *arg)
+{
+	ErrorData  *error = sql_guarded_error(work, arg);
+
+	if (error == NULL)
+		return NULL;
+	return error->message ? error->message : pstrdup("unknown error");
 }

@@ -51,9 +51,12 @@ extern int	sql_run_by_index(const char *query, int nargs, Oid *types,
 
 /*
  * Call work(arg) in a subtransaction.  NULL when it came to its end; when it
- * threw an error, that is undone and its message is returned, in the current
- * memory context.  A cancel or shutdown goes through.
+ * threw an error, that is undone and returned, in the current memory context.
+ * A cancel or shutdown goes through.
  */
+extern ErrorData *sql_guarded_error(void (*work) (void *arg), void *arg);
+
+/* The same, returning the error's message. */
 extern char *sql_guarded(void (*work) (void *arg), void *arg);
 
 #endif							/* EKKSYNC_SCOPE_H */

@@ -52,7 +52,7 @@ store_state(StoreState *state, MemoryContext cxt)
 	memset(state, 0, sizeof(*state));
 	ours(&scope,
 		 "SELECT paused, paused_reason, project, database_id, "
-		 "system_identifier, last_scan FROM ekksync.state",
+		 "system_identifier, accepted, last_scan FROM ekksync.state",
 		 0, NULL, NULL, NULL);
 	found = SPI_processed > 0;
 	if (found)
@@ -62,7 +62,8 @@ store_state(StoreState *state, MemoryContext cxt)
 		state->project = sql_get_text(0, 3, cxt);
 		state->database_id = sql_get_text(0, 4, cxt);
 		state->system_identifier = sql_get_int8(0, 5);
-		state->last_scan = sql_get_time(0, 6);
+		state->accepted = sql_get_bool(0, 6);
+		state->last_scan = sql_get_time(0, 7);
 	}
 	sql_leave(&scope);
 	return found;
@@ -77,7 +78,8 @@ store_bind(const char *project, const char *database_id,
 	Int64GetDatum(system_identifier)};
 
 	ours_only("UPDATE ekksync.state SET project = $1, database_id = $2, "
-			  "system_identifier = $3", 3, types, values, NULL);
+			  "system_identifier = $3, accepted = false",
+			  3, types, values, NULL);
 }
 
 void
@@ -91,13 +93,22 @@ store_pause(const char *reason)
 			  1, types, values, reason == NULL ? "n" : " ");
 }
 
-/* Also forgets what the base was bound to: the next run binds it anew. */
+/* Also lets the next run bind the base to what is in force then. */
 void
 store_resume(void)
 {
 	ours_only("UPDATE ekksync.state SET paused = false, paused_at = NULL, "
-			  "paused_reason = NULL, project = NULL, database_id = NULL, "
-			  "system_identifier = NULL", 0, NULL, NULL, NULL);
+			  "paused_reason = NULL, accepted = true", 0, NULL, NULL, NULL);
+}
+
+void
+store_forget_base(void)
+{
+	ours_only("UPDATE ekksync.member SET base = '{}', in_flight = '[]', "
+			  "doc_update_time = NULL, first_contact = true, due = true",
+			  0, NULL, NULL, NULL);
+	ours_only("UPDATE ekksync.state SET last_scan = NULL, "
+			  "last_full_scan = NULL", 0, NULL, NULL, NULL);
 }
 
 void
@@ -121,18 +132,19 @@ store_scanned(TimestampTz at, bool full)
 void
 store_run_start(Run *run, const char *direction, const char *scan)
 {
-	Oid			types[] = {TEXTOID, BOOLOID, TEXTOID};
+	Oid			types[] = {TEXTOID, BOOLOID, BOOLOID, TEXTOID};
 	Datum		values[] = {sql_text(direction),
-	BoolGetDatum(run->opt.dry_run), sql_text(scan)};
+		BoolGetDatum(run->opt.dry_run), BoolGetDatum(run->opt.nonly >= 0),
+	sql_text(scan)};
 	SqlScope	scope;
 
 	ours_only("UPDATE ekksync.run SET status = 'interrupted', "
 			  "finished_at = clock_timestamp() WHERE status = 'running'",
 			  0, NULL, NULL, NULL);
 	ours(&scope,
-		 "INSERT INTO ekksync.run (direction, dry_run, scan) "
-		 "VALUES ($1, $2, $3) RETURNING id, token, started_at",
-		 3, types, values, NULL);
+		 "INSERT INTO ekksync.run (direction, dry_run, partial, scan) "
+		 "VALUES ($1, $2, $3, $4) RETURNING id, token, started_at",
+		 4, types, values, NULL);
 	run->id = sql_get_int8(0, 1);
 	run->token = sql_get_text(0, 2, run->cxt);
 	run->started_at = sql_get_time(0, 3);
@@ -209,6 +221,21 @@ store_run_current(void)
 	return id;
 }
 
+bool
+store_run_is_plain(int64 id, const char *direction)
+{
+	Oid			types[] = {INT8OID, TEXTOID};
+	Datum		values[] = {Int64GetDatum(id), sql_text(direction)};
+	SqlScope	scope;
+	bool		plain;
+
+	ours(&scope, "SELECT FROM ekksync.run WHERE id = $1 AND direction = $2 "
+		 "AND NOT dry_run AND NOT partial", 2, types, values, NULL);
+	plain = SPI_processed > 0;
+	sql_leave(&scope);
+	return plain;
+}
+
 /* ---- members ---- */
 
 /* First column of an SPI result as a list of strings in cxt; leaves SPI. */
@@ -231,17 +258,37 @@ text_list(SqlScope *scope, MemoryContext cxt)
 	return list;
 }
 
-List *
-store_due_keys(const char *after, int limit, MemoryContext cxt)
+/* The keys after a key that a query over $1 (the key) and $2 (limit) finds. */
+static List *
+keys_after(const char *query, const char *after, int limit, MemoryContext cxt)
 {
 	Oid			types[] = {TEXTOID, INT8OID};
 	Datum		values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
 	SqlScope	scope;
 
-	ours(&scope,
-		 "SELECT key FROM ekksync.member WHERE due AND key > $1 "
-		 "ORDER BY key LIMIT $2", 2, types, values, NULL);
+	ours(&scope, query, 2, types, values, NULL);
 	return text_list(&scope, cxt);
+}
+
+List *
+store_due_keys(const char *after, int limit, bool all, MemoryContext cxt)
+{
+	return keys_after(all ?
+					  "SELECT key FROM ekksync.member WHERE key > $1 "
+					  "ORDER BY key LIMIT $2" :
+					  "SELECT key FROM ekksync.member WHERE due AND key > $1 "
+					  "ORDER BY key LIMIT $2", after, limit, cxt);
+}
+
+List *
+store_synced_keys(const char *after, int limit, MemoryContext cxt)
+{
+	return keys_after("SELECT m.key FROM ekksync.member m JOIN "
+					  "(SELECT key FROM ekksync.member WHERE due UNION "
+					  "SELECT key FROM ekksync.inbox WHERE status = 'staged') k "
+					  "ON k.key = m.key WHERE m.key > $1 "
+					  "AND m.base <> '{}' AND m.tombstone IS NULL "
+					  "ORDER BY m.key LIMIT $2", after, limit, cxt);
 }
 
 static Member *
@@ -300,6 +347,7 @@ new_note(Member *m, int i, int nfields, MemoryContext cxt)
 	FlightNote *note = palloc0(sizeof(FlightNote));
 
 	note->run = sql_get_int8(i, 3);
+	note->at = sql_get_int8(i, 8) - UNIX_EPOCH_USECS;
 	note->pre = sql_get_int8(i, 4);
 	note->has_pre = note->pre != 0;
 	if (note->has_pre)
@@ -326,7 +374,8 @@ read_notes(const Mapping *map, Member **members, int n, Datum keys,
 
 	ours(&scope,
 		 "SELECT k.n, e.n, (e.note->>'run')::int8, (e.note->>'pre')::int8, "
-		 "f.key, (f.value->0)::text, (f.value->>1)::int8 "
+		 "f.key, (f.value->0)::text, (f.value->>1)::int8, "
+		 "(e.note->>'at')::int8 "
 		 "FROM unnest($1) WITH ORDINALITY k(key, n) "
 		 "JOIN ekksync.member m ON m.key = k.key AND m.in_flight <> '[]', "
 		 "jsonb_array_elements(m.in_flight) WITH ORDINALITY e(note, n), "
@@ -355,7 +404,7 @@ read_notes(const Mapping *map, Member **members, int n, Datum keys,
 
 void
 store_read_members(const Mapping *map, Member **members, int n,
-				   MemoryContext cxt)
+				   bool anew, MemoryContext cxt)
 {
 	Oid			types[] = {TEXTARRAYOID};
 	Datum		keys = sql_text_array(member_keys(members, n), n);
@@ -372,11 +421,13 @@ store_read_members(const Mapping *map, Member **members, int n,
 		Member	   *m = find_member(members, n, (int) sql_get_int8(i, 1));
 
 		m->known = true;
-		m->first_contact = sql_get_bool(i, 2);
-		m->doc_update_time = sql_get_time(i, 3);
+		m->first_contact = anew || sql_get_bool(i, 2);
+		m->doc_update_time = anew ? 0 : sql_get_time(i, 3);
 		m->tombstone = sql_get_time(i, 4);
 	}
 	sql_leave(&scope);
+	if (anew)
+		return;
 	read_base(map, members, n, keys, cxt);
 	read_notes(map, members, n, keys, cxt);
 }
@@ -453,13 +504,15 @@ notes_json(const Mapping *map, const Member *m)
 	foreach(lc, m->notes)
 	{
 		const FlightNote *note = lfirst(lc);
+		TimestampTz at = note->at != 0 ? note->at : GetCurrentTimestamp();
 		int			i;
 
 		if (note->dropped)
 			continue;
 		if (buf.len > 1)
 			appendStringInfoChar(&buf, ',');
-		appendStringInfo(&buf, "{\"run\":" INT64_FORMAT ",\"pre\":", note->run);
+		appendStringInfo(&buf, "{\"run\":" INT64_FORMAT ",\"at\":" INT64_FORMAT
+						 ",\"pre\":", note->run, at + UNIX_EPOCH_USECS);
 		if (note->has_pre)
 			appendStringInfo(&buf, INT64_FORMAT, note->pre + UNIX_EPOCH_USECS);
 		else

@@ -18,6 +18,7 @@ typedef struct StoreState
 	char	   *project;		/* NULL: not bound yet */
 	char	   *database_id;
 	int64		system_identifier;	/* 0: not bound yet */
+	bool		accepted;		/* ekksync_resume() lets it be bound anew */
 	TimestampTz last_scan;
 } StoreState;
 
@@ -35,6 +36,9 @@ extern void store_bind(const char *project, const char *database_id,
 					   int64 system_identifier);
 extern void store_pause(const char *reason);
 extern void store_resume(void);
+
+/* Forget all that the sides agreed on: every member is a first contact. */
+extern void store_forget_base(void);
 extern void store_scanned(TimestampTz at, bool full);
 
 /* runs */
@@ -44,10 +48,27 @@ extern void store_run_end(Run *run, const RunEnd *end);
 extern void store_run_log(Run *run);
 extern int64 store_run_current(void);
 
+/*
+ * Is this a run that writes, works on all members, and has this direction (as
+ * given to store_run_start)?
+ */
+extern bool store_run_is_plain(int64 id, const char *direction);
+
 /* members */
-extern List *store_due_keys(const char *after, int limit, MemoryContext cxt);
-extern void store_read_members(const Mapping *map, Member **members, int n,
+/* Keys after "after" in C order: of members that are due, or of all. */
+extern List *store_due_keys(const char *after, int limit, bool all,
+							MemoryContext cxt);
+
+/*
+ * Of members that a run would look at (due, or with a staged entry) only
+ * those that were synced before and are not deleted.
+ */
+extern List *store_synced_keys(const char *after, int limit,
 							   MemoryContext cxt);
+
+/* anew: read as if nothing had ever been synced. */
+extern void store_read_members(const Mapping *map, Member **members, int n,
+							   bool anew, MemoryContext cxt);
 extern void store_read_pushed(const Mapping *map, Member **members, int n,
 							  MemoryContext cxt);
 extern void store_write_members(Run *run, Member **members, int n);

@@ -26,48 +26,10 @@
 #include "auth.h"
 #include "fence.h"
 #include "queue.h"
-#include "rows.h"
 #include "scope.h"
 #include "settings.h"
 #include "store.h"
 #include "sync.h"
-
-/* Per-process state: the memory context to return to after a transaction. */
-static struct
-{
-	MemoryContext caller_cxt;
-}			sync_state;
-
-/* ---- transactions ---- */
-
-void
-tx_begin(void)
-{
-	sync_state.caller_cxt = CurrentMemoryContext;
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-}
-
-/*
- * What the application has deferred (constraint triggers of its tables) runs
- * at the commit, outside sql_enter's scope: there, too, a change of the role
- * is refused.
- */
-void
-tx_commit(void)
-{
-	Oid			user;
-	int			context;
-
-	GetUserIdAndSecContext(&user, &context);
-	PopActiveSnapshot();
-	SetUserIdAndSecContext(user, context | SECURITY_LOCAL_USERID_CHANGE);
-	CommitTransactionCommand();
-	SetUserIdAndSecContext(user, context);
-	pgstat_report_stat(true);
-	MemoryContextSwitchTo(sync_state.caller_cxt);
-}
 
 /* ---- the run lock ---- */
 
@@ -90,6 +52,35 @@ sync_lock(void)
 	run_lock_tag(&tag);
 	return LockAcquire(&tag, ExclusiveLock, true, true) !=
 		LOCKACQUIRE_NOT_AVAIL;
+}
+
+void
+sync_unlock(void)
+{
+	LockReleaseSession(USER_LOCKMETHOD);
+}
+
+bool
+sync_lock_xact(void)
+{
+	LOCKTAG		tag;
+
+	(void) GetTopTransactionId();
+	run_lock_tag(&tag);
+	return LockAcquire(&tag, RowExclusiveLock, false, true) !=
+		LOCKACQUIRE_NOT_AVAIL;
+}
+
+bool
+sync_is_running(void)
+{
+	LOCKTAG		tag;
+
+	run_lock_tag(&tag);
+	if (LockAcquire(&tag, RowShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return true;
+	(void) LockRelease(&tag, RowShareLock, false);
+	return false;
 }
 
 void
@@ -127,6 +118,17 @@ run_stop(const FsError *err)
 					 denied ? ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION :
 					 ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 			 errmsg("%s", err->message)));
+}
+
+void
+run_stuck(Run *run, const Member *m, const ErrorData *error)
+{
+	run->stuck++;
+	run->stuck_error = MemoryContextStrdup(run->cxt,
+										   clip_message(error->message));
+	ereport(LOG,
+			(errmsg("ekksync run " INT64_FORMAT " could not record member %s: %s",
+					run->id, mask_key(m->key), run->stuck_error)));
 }
 
 /* Largest private memory of this process so far, in kB; 0 if unknown. */
@@ -241,32 +243,6 @@ open_client(Run *run)
 	run->fs = fs_open(run->cxt, &config);
 }
 
-/*
- * A run that would delete or deactivate a large part of the members stops
- * before it writes; one member is always let through.
- */
-static void
-mass_guard(Run *run)
-{
-	int64		deletes;
-	int64		members;
-
-	if (run->opt.force || run->opt.dry_run || !run->opt.push)
-		return;
-	tx_begin();
-	deletes = queue_count_deletes(run->map);
-	members = deletes > 1 ? deletes + rows_count(run->map) : 0;
-	tx_commit();
-	if (deletes > 1 && deletes * 100 > members * settings.max_delete_percent)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("the run would delete " INT64_FORMAT " of " INT64_FORMAT " members",
-						deletes, members),
-				 errdetail("ekksync.max_delete_percent is %d.",
-						   settings.max_delete_percent),
-				 errhint("Look at them in ekksync_pending; if they are right, use ekksync_run(force => true).")));
-}
-
 /* Merge sorted lists of keys into one without doubles, at most limit long. */
 static List *
 merge_keys(List *a, List *b, int limit)
@@ -315,7 +291,8 @@ next_keys(Run *run, const char *after)
 	tx_begin();
 	keys = merge_keys(queue_pending_keys(run->map, after, EKKSYNC_MEMBER_PAGE,
 										 run->page_cxt),
-					  store_due_keys(after, EKKSYNC_MEMBER_PAGE, run->page_cxt),
+					  store_due_keys(after, EKKSYNC_MEMBER_PAGE, run->anew,
+									 run->page_cxt),
 					  EKKSYNC_MEMBER_PAGE);
 	if (run->opt.pull)
 		keys = merge_keys(keys,
@@ -353,15 +330,17 @@ run_members(Run *run)
 static void
 run_phases(Run *run)
 {
+	bool		scanned = false;
+
 	fence_raise(run);
-	mass_guard(run);
 	if (run->opt.pull)
 	{
 		enter_phase(run, "stage");
 		pull_entries(run);
 		enter_phase(run, "scan");
-		pull_scan(run);
+		scanned = pull_scan(run);
 	}
+	guard_members(run);
 	enter_phase(run, "members");
 	run_members(run);
 	if (run->opt.dry_run)
@@ -371,7 +350,7 @@ run_phases(Run *run)
 		enter_phase(run, "close");
 		pull_close_entries(run);
 		tx_begin();
-		if (run->opt.nonly < 0)
+		if (scanned)
 			store_scanned(run->started_at, settings.scan == SCAN_FULL);
 		tx_commit();
 	}
@@ -379,8 +358,8 @@ run_phases(Run *run)
 
 /* ---- start and end ---- */
 
-static const char *
-direction_name(const RunOptions *opt)
+const char *
+sync_direction(const RunOptions *opt)
 {
 	return opt->push && opt->pull ? "both" :
 		opt->push ? "to_firestore" : "to_django";
@@ -397,7 +376,7 @@ start_run(Run *run)
 	store_state(&state, run->cxt);
 	run->map = mapping_load(run->cxt);
 	run->last_scan = state.last_scan;
-	store_run_start(run, direction_name(&run->opt),
+	store_run_start(run, sync_direction(&run->opt),
 					settings_scan_name(settings.scan));
 	if (run->opt.dry_run)
 		store_plan_reset();
@@ -414,6 +393,12 @@ end_run(Run *run, const ErrorData *error)
 	RunEnd		end = {"success", "end", NULL, NULL};
 
 	note_memory(run);
+	if (error == NULL && run->stuck > 0)
+	{
+		end.status = "failed";
+		end.error = psprintf(INT64_FORMAT " members could not be recorded, the last because: %s",
+							 run->stuck, run->stuck_error);
+	}
 	if (error != NULL)
 	{
 		end.status = "failed";

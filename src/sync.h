@@ -24,8 +24,24 @@ extern bool sync_run(const RunOptions *options, int64 *run_id,
  */
 extern bool sync_lock(void);
 
-/* Wait until no run has the lock. */
+/* Let go of it before that. */
+extern void sync_unlock(void);
+
+/*
+ * Keep runs from starting until the end of this transaction, which counts as
+ * one that has written; false if a run is in progress.  Others may hold runs
+ * off at the same time.
+ */
+extern bool sync_lock_xact(void);
+
+/* Is a run in progress?  False when runs are only held off. */
+extern bool sync_is_running(void);
+
+/* Wait until no run has the lock and nobody holds runs off. */
 extern void sync_wait(void);
+
+/* Name of a run's direction: both, to_firestore, to_django. */
+extern const char *sync_direction(const RunOptions *opt);
 
 /* Throw the error that a run would meet before it starts, if any. */
 extern void sync_preflight(void);

@@ -41,7 +41,7 @@ typedef enum SharedPhase
 	PHASE_ASKED,
 	PHASE_STARTED,				/* run_id is set */
 	PHASE_ENDED,
-	PHASE_BUSY,					/* run_id is the other run's */
+	PHASE_BUSY,					/* run_id is the other run's, or 0 */
 	PHASE_REFUSED				/* the error texts are set */
 } SharedPhase;
 
@@ -161,7 +161,7 @@ lock_or_tell(void)
 
 	tx_begin();
 	locked = sync_lock();
-	if (!locked)
+	if (!locked && sync_is_running())
 		worker_state.shared->run_id = store_run_current();
 	tx_commit();
 	if (!locked)
@@ -180,6 +180,7 @@ run_guarded(const RunOptions *options)
 		if (lock_or_tell())
 		{
 			sync_run(options, &run_id, run_started);
+			sync_unlock();
 			tell_caller(PHASE_ENDED);
 		}
 	}
@@ -193,6 +194,7 @@ run_guarded(const RunOptions *options)
 		AbortCurrentTransaction();
 		if (run_id != 0)
 			ReThrowError(error);	/* the record could not be closed */
+		sync_unlock();
 		refuse(error);
 	}
 	PG_END_TRY();

@@ -11,14 +11,16 @@ typedef enum WorkerOutcome
 {
 	WORKER_RUNNING,				/* not waited for: the run has begun */
 	WORKER_ENDED,				/* the run is over; its record says how */
-	WORKER_BUSY,				/* another run is in progress */
+	WORKER_BUSY,				/* another run is in progress, or runs are held
+								 * off */
 	WORKER_DIED					/* the worker ended without a word */
 } WorkerOutcome;
 
 /*
  * Start a run as role (an oid) in this database.  Waits until it has a number
  * or, with wait, until it is over; a cancel ends the wait, not the run.
- * *run_id is the run's number, of the other run if WORKER_BUSY.  Throws the
+ * *run_id is the run's number, of the other run if WORKER_BUSY (0: it has no
+ * number yet, or there is none).  Throws the
  * error that kept the run from starting.
  */
 extern WorkerOutcome worker_start(Oid role, const RunOptions *options,

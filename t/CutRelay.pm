@@ -6,6 +6,7 @@
 #	lose	is gone, after the emulator has answered, without the answer
 #	drop	drops that connection as "lose" does, and goes on
 #	hang	keeps every connection open, passes nothing on, answers nothing
+#	halt	does so until resume(); then it passes that request on, and goes on
 # What is gone refuses connections, as an emulator that is down.
 
 package CutRelay;
@@ -43,16 +44,20 @@ sub start
 		ReuseAddr => 1,
 		Listen    => 16) or croak("cannot listen on port $self->{port}: $!");
 	pipe my $fired, my $fire or croak("pipe: $!");
+	pipe my $resumed, my $resume or croak("pipe: $!");
 	my $pid = fork // croak("fork: $!");
 	unless ($pid)
 	{
 		close $fired;
-		eval { _serve($listener, $self->{to}, $fire, %rule); };
+		close $resume;
+		eval { _serve($listener, $self->{to}, $fire, $resumed, %rule); };
 		POSIX::_exit(1);
 	}
 	close $listener;
 	close $fire;
+	close $resumed;
 	$self->{fired} = $fired;
+	$self->{resume} = $resume;
 	$self->{pid} = $pid;
 	$running{$pid} = 1;
 	return;
@@ -65,6 +70,9 @@ sub wait_fired
 	my @ready = IO::Select->new($self->{fired})->can_read($seconds // 60);
 	return @ready && sysread($self->{fired}, my $byte, 1);
 }
+
+# End a halt.
+sub resume { return syswrite $_[0]{resume}, 'x'; }
 
 # Let everything stand still, and go on: nothing is lost.
 sub freeze { return kill STOP => $_[0]{pid}; }
@@ -111,7 +119,7 @@ sub _write_all
 
 sub _serve
 {
-	my ($listener, $to, $fire, %rule) = @_;
+	my ($listener, $to, $fire, $resumed, %rule) = @_;
 	my $left = $rule{mode} ? $rule{nth} // 1 : 0;
 	my $select = IO::Select->new($listener);
 	my %peer;					# fileno => the connection's other socket
@@ -182,7 +190,15 @@ sub _serve
 						$strike->();
 						return;
 					}
-					$state->{lose} = 1;
+					if ($rule{mode} eq 'halt')
+					{
+						$strike->();
+						sysread $resumed, my $byte, 1;
+					}
+					else
+					{
+						$state->{lose} = 1;
+					}
 				}
 				_write_all($peer, $request);
 			}

@@ -204,8 +204,12 @@ static const Case cases[] = {
 	{"unreadable", HELD("a", "a", NULL), FAR(HOLD, INVALID)},
 	{"unreadable, edit", HELD("a", "b", NULL, DOC_LATER), FAR(PUSH, INVALID)},
 	{"unreadable, one way", HELD("a", "a", NULL, ONE_WAY), FAR(PUSH, INVALID)},
-	{"unreadable, django", FIRST(DJANGO, "a", NULL), FAR(HOLD, INVALID)},
-	{"unreadable, firestore", FIRST(FIRESTORE, "a", NULL), FAR(HOLD, INVALID)},
+	{"unreadable, django", FIRST(DJANGO, "a", NULL, NO_EDIT),
+	FAR(HOLD, INVALID)},
+	{"unreadable, firestore", FIRST(FIRESTORE, "a", NULL, NO_EDIT),
+	FAR(HOLD, INVALID)},
+	{"unreadable, first edit", FIRST(DJANGO, "a", NULL, DOC_LATER),
+	FAR(PUSH, INVALID)},
 	{"one way, no base", FIRST(NONE, "a", NULL, ONE_WAY), FAR(PUSH, INVALID)},
 };
 

@@ -1,0 +1,86 @@
+/*
+ * tx.c
+ *		The short transactions of a run.
+ *
+ * May not know: what is done in them.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#include "capture.h"
+#include "run.h"
+
+/* Per-process state: the memory context to return to after a transaction. */
+static struct
+{
+	MemoryContext caller_cxt;
+}			tx_state;
+
+void
+tx_begin(void)
+{
+	tx_state.caller_cxt = CurrentMemoryContext;
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+/*
+ * What the application has deferred (constraint triggers of its tables) runs
+ * at the commit, outside sql_enter's scope: there, too, a change of the role
+ * is refused.
+ */
+void
+tx_commit(void)
+{
+	Oid			user;
+	int			context;
+
+	GetUserIdAndSecContext(&user, &context);
+	PopActiveSnapshot();
+	SetUserIdAndSecContext(user, context | SECURITY_LOCAL_USERID_CHANGE);
+	CommitTransactionCommand();
+	SetUserIdAndSecContext(user, context);
+	pgstat_report_stat(true);
+	MemoryContextSwitchTo(tx_state.caller_cxt);
+}
+
+/*
+ * Call work(arg) in a transaction of its own and commit it, or, with commit
+ * false, undo it.  NULL, or the error it failed with, in the current memory
+ * context; what ends a run is thrown again.
+ */
+ErrorData *
+tx_guarded(void (*work) (void *arg), void *arg, bool commit)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		tx_begin();
+		work(arg);
+		if (commit)
+			tx_commit();
+		else
+			AbortCurrentTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortCurrentTransaction();
+		capture_expect_end();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(cxt);
+	if (error != NULL && error_ends_run(error->sqlerrcode))
+		ReThrowError(error);
+	return error;
+}

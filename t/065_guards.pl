@@ -1,0 +1,444 @@
+# What a run must not do by mistake.  The mass guard also counts rows that went
+# without a trigger and documents that are gone; another project that was
+# accepted by ekksync_resume() is a first contact, so that nothing there
+# overwrites Django unseen, and a copied cluster keeps its base; notes of
+# writes in flight come to an end; attach, detach and map do not mix with a
+# run; only a scan that was made counts as one; and a call never gets another
+# kind of run for its own.
+
+use strict;
+use warnings;
+use utf8;
+use Test::More;
+use CutRelay;
+use EkkSync qw(timestamp);
+use IPC::Run ();
+use JSON::PP ();
+use Time::HiRes qw(time);
+
+my $push = qr{:commit.*/documents/members/}s;
+my $busy = qr/ERROR:  55006: /;
+
+# The registry's keys in the order of a run.
+sub keys_of
+{
+	my ($db) = @_;
+	return map { $_->{ssn} } $db->rows('SELECT ssn FROM membership_comrade ORDER BY ssn COLLATE "C"');
+}
+
+sub setting
+{
+	my ($db, $setting) = @_;
+	$db->admin_sql("ALTER DATABASE socialism SET ekksync.$setting");
+	return;
+}
+
+sub list { return join ', ', map { "'$_'" } @_; }
+
+# Delete members as Django does, or unseen by any trigger.
+sub remove
+{
+	my ($db, $unseen, @keys) = @_;
+	my $ids = $db->sql('SELECT string_agg(id::text, \', \') FROM membership_comrade WHERE ssn IN ('
+		  . list(@keys) . ')');
+	my @tables = map { "membership_$_" }
+	  qw(contactinfo comrade_emails unionmembership comradetitle newlocaladdress);
+	$db->admin_sql(join ";\n",
+		$unseen ? 'SET session_replication_role = replica' : (), 'BEGIN',
+		(map { "DELETE FROM $_ WHERE comrade_id IN ($ids)" } @tables),
+		"DELETE FROM membership_comrade WHERE id IN ($ids)", 'COMMIT');
+	return;
+}
+
+# How many of these members have an active document, an inactive one, none.
+sub statuses
+{
+	my ($db, @keys) = @_;
+	my $docs = $db->docs('members');
+	my %count = (active => 0, inactive => 0, none => 0);
+	$count{ $docs->{$_} ? $docs->{$_}{membership}{status} : 'none' }++ for @keys;
+	return join ' ', map { $count{$_} } qw(active inactive none);
+}
+
+# A run that must stop at the guard, with this text.
+sub stops
+{
+	my ($db, $message, $name, %arg) = @_;
+	my $run = $db->run(%arg);
+	is($run->{message}, "the run would $message", $name);
+	is($db->row("SELECT sqlstate FROM ekksync_runs WHERE run = $run->{run}")->{sqlstate},
+		'53400', '... with its SQLSTATE');
+	return;
+}
+
+sub succeeds
+{
+	my ($db, $name, %arg) = @_;
+	my $run = $db->run(%arg);
+	is($run->{status}, 'success', $name) or diag($run->{message});
+	return $run;
+}
+
+# ------------------------------------------------------- rows that are gone
+
+{
+	my $db = EkkSync->new(name => 'rows', members => 20);
+	my @keys = keys_of($db);
+	succeeds($db, 'rows: a first run');
+	setting($db, 'scan = off');
+
+	# five unseen, one of the ordinary kind that is due as well, one key changed
+	remove($db, 1, @keys[ 0 .. 4 ]);
+	remove($db, 0, $keys[5]);
+	my $new = '0101302989';
+	$db->sql("UPDATE membership_comrade SET ssn = '$new' WHERE ssn = '$keys[6]'");
+	$db->admin_sql('UPDATE ekksync.member SET due = true');
+	$db->sql("UPDATE membership_comrade SET name = 'Ægir' WHERE ssn = '$keys[19]'");
+	my $docs = $db->docs('members');
+	stops($db, 'delete 6 of 20 members', 'rows: those that went without a trigger are counted, once');
+	is_deeply($db->docs('members'), $docs, '... and nothing is written');
+	stops($db, 'delete 6 of 20 members', '... in one direction too', direction => 'to_firestore');
+	my (undef, @plan) = $db->run_rows(dry_run => 1);
+	is(scalar(grep { ($_->{note} // '') eq 'member deleted' && $_->{field} eq 'status' } @plan), 7,
+		'... and a dry run shows them, and the changed key');
+	setting($db, 'max_delete_percent = 30');
+	succeeds($db, '... and below the limit it passes');
+	is(statuses($db, @keys[ 0 .. 6 ]), '0 7 0', '... and the documents are inactive');
+	is($db->doc($new)->{membership}{status}, 'active', '... and the new key has its document');
+	is($db->doc($keys[19])->{profile}{name}, 'Ægir', '... and the rest is done');
+
+	# an entry brings up what is not due
+	setting($db, 'max_delete_percent = 10');
+	remove($db, 1, @keys[ 7 .. 9 ]);
+	$db->profile_edit($_, 'facebook', 'x', document => 0) for @keys[ 7 .. 9 ];
+	stops($db, 'delete 3 of 14 members', 'rows: those that an entry brings up are counted');
+	is(statuses($db, @keys[ 7 .. 9 ]), '3 0 0', '... and nothing is written');
+	succeeds($db, '... and force lets them through', force => 1);
+	is(statuses($db, @keys[ 7 .. 9 ]), '0 3 0', '... and the documents are inactive');
+
+	setting($db, 'max_delete_percent = 0');
+	remove($db, 1, $keys[10]);
+	$db->admin_sql('UPDATE ekksync.member SET due = true');
+	succeeds($db, 'rows: one alone passes, whatever the limit');
+	is(statuses($db, $keys[10]), '0 1 0', '... and its document is inactive');
+}
+
+# -------------------------------------------------- documents that are gone
+
+{
+	my $db = EkkSync->new(name => 'documents', members => 1100);
+	my @keys = keys_of($db);
+	succeeds($db, 'documents: a first run');
+	setting($db, 'scan = off');
+
+	# 110 are the limit: the first batch of 500 stays below, the second not
+	my @first = @keys[ 0 .. 59 ];
+	my @second = @keys[ 500 .. 559 ];
+	$db->delete_doc($_) for @first, @second;
+	$db->admin_sql('UPDATE ekksync.member SET due = true');
+	my ($figures) = $db->run_rows(dry_run => 1);
+	is($figures->{to_firestore}, 120, 'documents: a dry run passes, and shows them');
+	stops($db, 'create again the documents of 120 of 1100 members',
+		'documents: that they are gone is counted over the run');
+	is(statuses($db, @first), '60 0 0', '... which did what was within the limit');
+	is(statuses($db, @second), '0 0 60', '... and stopped before it wrote more');
+	succeeds($db, '... the next one sees only the rest, and passes');
+	is(statuses($db, @second), '60 0 0', '... and creates it');
+
+	setting($db, 'scan = full');
+	$db->delete_doc($_) for @keys[ 0 .. 119 ];
+	stops($db, 'create again the documents of 120 of 1100 members', 'documents: too many in one batch');
+	is(statuses($db, @keys[ 0 .. 119 ]), '0 0 120', '... none of which is written');
+	succeeds($db, '... and force lets them through', force => 1);
+	is(statuses($db, @keys[ 0 .. 119 ]), '120 0 0', '... all of them');
+
+	# deleted and entered anew: nothing of that is a document that went
+	setting($db, 'max_delete_percent = 0');
+	setting($db, 'on_local_delete = delete');
+	my @back = @keys[ 0 .. 2 ];
+	remove($db, 0, @back);
+	succeeds($db, 'documents: members are deleted', force => 1);
+	is(statuses($db, @back), '0 0 3', '... with their documents');
+	$db->sql("INSERT INTO membership_comrade (ssn, name, date_joined) VALUES " . join ', ',
+		map { "('$_', 'Bót', now())" } @back);
+	succeeds($db, '... and who comes back is not counted');
+	is(statuses($db, @back), '3 0 0', '... and gets a document');
+}
+
+# -------------------------------------------------- another project, accepted
+
+{
+	my $db = EkkSync->new(name => 'project', members => 4);
+	my ($ssn, $second) = keys_of($db);
+	my $first = $db->project;
+	my $name = sub { return $db->sql("SELECT name FROM membership_comrade WHERE ssn = '$_[0]'"); };
+	my $base = sub {
+		return $db->admin_sql("SELECT count(*) FILTER (WHERE first_contact), count(*) FILTER (WHERE base = '{}'),"
+			  . ' count(*) FILTER (WHERE due) FROM ekksync.member');
+	};
+	$db->sql("UPDATE membership_comrade SET name = 'Þóra' WHERE ssn = '$ssn'");
+	succeeds($db, 'project: a first run');
+
+	# ekksync_resume() without need accepts nothing for later
+	$db->sql('SELECT ekksync_resume()');
+	succeeds($db, '... and one after ekksync_resume()');
+
+	$db->use_project("$first-2");
+	$db->set_doc($ssn, { profile => { name => 'Úr hinu', kennitala => $ssn }, membership => { status => 'active' } });
+	my $run = $db->run;
+	is($run->{message}, 'ekksync is paused: the Firestore project or database is not the one of the last run',
+		'project: another one pauses');
+	is($base->(), '0|0|0', '... and the base is kept');
+
+	$db->sql('SELECT ekksync_resume()');
+	my ($figures, @plan) = $db->run_rows(dry_run => 1);
+	is_deeply(
+		[ map { "$_->{side} $_->{old_value} $_->{new_value}" }
+			  grep { $_->{field} eq 'name' && $_->{member} eq $ssn } @plan ],
+		['firestore Úr hinu Þóra'], '... and a dry run shows a first contact');
+	is(scalar(keys %{ { map { $_->{member} => 1 } @plan } }), 4, '... of everybody');
+	is($base->(), '0|0|0', '... and forgets nothing');
+	is($db->count_docs('members'), 1, '... and writes nothing');
+
+	$run = succeeds($db, '... and the run goes on');
+	is($name->($ssn), 'Þóra', 'project: Django is not overwritten');
+	is($db->doc($ssn)->{profile}{name}, 'Þóra', '... and its value is in the document');
+	is($db->row("SELECT rule || ' ' || (firestore_value #>> '{}') AS lost FROM ekksync_conflicts WHERE field = 'name'")
+		  ->{lost}, 'first contact Úr hinu', '... and the loser is kept');
+	is($db->doc($second)->{profile}{name}, $name->($second), '... and everybody has a document there');
+	is($base->(), '0|0|0', '... and a base');
+
+	# the old project is another one now, and acceptance was for once
+	$db->use_project($first);
+	$run = $db->run;
+	like($run->{message}, qr/^ekksync is paused: the Firestore project/, 'project: the old one pauses as well');
+	$db->use_project("$first-2");
+	$db->sql('SELECT ekksync_resume()');
+	$db->profile_edit($ssn, 'name', 'Ný Þóra', entry => 0);
+	succeeds($db, '... and once it is set back');
+	is($name->($ssn), 'Ný Þóra', '... the base was kept: an edit there arrives');
+
+	# a cluster that is another only by its identifier
+	$db->admin_sql('UPDATE ekksync.state SET system_identifier = 1');
+	$db->profile_edit($ssn, 'name', 'Enn önnur', entry => 0);
+	is($db->run->{message}, 'ekksync is paused: this is not the database cluster of the last run',
+		'project: another cluster pauses');
+	$db->sql('SELECT ekksync_resume()');
+	succeeds($db, '... and goes on when it is accepted');
+	is($name->($ssn), 'Enn önnur', '... with its base: an edit in Firestore arrives');
+	is($db->admin_sql('SELECT accepted FROM ekksync.state'), 'f', '... and nothing more is accepted');
+}
+
+# --------------------------------------- notes of writes in flight, scans, runs
+
+my $db = EkkSync->new(members => 6, conf => 'autovacuum = off');
+setting($db, $_) for 'max_retries = 0', 'request_timeout = 600000';
+my @keys = keys_of($db);
+my $relay = CutRelay->new(to => $db->host);
+$relay->start;
+$db->use_host($relay->host);
+
+sub value
+{
+	my ($column, $key) = @_;
+	return $db->sql("SELECT $column FROM membership_comrade WHERE ssn = '$key'");
+}
+
+# Only scans that were made count.  Nobody is due after a push alone.
+succeeds($db, 'scan: a push', direction => 'to_firestore');
+$db->profile_edit($keys[0], 'name', 'Fyrsta skönnun', entry => 0);
+succeeds($db, '... and a first run that reads');
+is(value('name', $keys[0]), 'Fyrsta skönnun', '... and scans from the time of the attachment');
+
+my $state = 'SELECT last_scan FROM ekksync.state';
+my $scanned = $db->admin_sql($state);
+isnt($scanned, '', '... and notes it');
+succeeds($db, 'scan: a run of some members', only => [ $keys[1] ]);
+is($db->admin_sql($state), $scanned, '... is no scan');
+$db->admin_sql("UPDATE ekksync.state SET last_scan = now() - interval '10 days'");
+setting($db, 'scan = off');
+$db->patch_doc($keys[0],
+	{ 'profile.name' => 'Seint', updated_at => timestamp(time - 5 * 86400) });
+succeeds($db, 'scan: a run without one');
+is(value('name', $keys[0]), 'Fyrsta skönnun', '... sees nothing');
+setting($db, 'scan = changed');
+succeeds($db, '... and the next one with a scan');
+is(value('name', $keys[0]), 'Seint', '... goes back to the last scan');
+setting($db, 'scan = off');
+
+sub notes
+{
+	my ($key) = @_;
+	return $db->admin_sql("SELECT due, jsonb_array_length(in_flight) FROM ekksync.member WHERE key = '$key'");
+}
+
+# A delete whose answer is lost: its note is over, the document is missing.
+setting($db, 'on_local_delete = delete');
+remove($db, 0, $keys[5]);
+$relay->start(mode => 'lose', match => $push);
+is($db->run->{status}, 'failed', 'notes: the answer to a delete is lost');
+is(notes($keys[5]), 't|1', '... and noted');
+is($db->doc($keys[5]), undef, '... though it was done');
+$relay->start;
+succeeds($db, '... and the next run');
+is(notes($keys[5]), 'f|0', '... settles it');
+
+# A write that never came, taken back: nothing will ever overtake its note.
+my $before = value('name', $keys[4]);
+$db->sql("UPDATE membership_comrade SET name = 'Afturkallað' WHERE ssn = '$keys[4]'");
+$relay->start(mode => 'cut', match => $push);
+is($db->run->{status}, 'failed', 'notes: a write is cut off');
+$relay->start;
+$db->sql("UPDATE membership_comrade SET name = '$before' WHERE ssn = '$keys[4]'");
+succeeds($db, '... and taken back');
+is(notes($keys[4]), 't|1', '... and may still come');
+is($db->admin_sql("SELECT to_timestamp((in_flight -> 0 ->> 'at')::int8 / 1e6) BETWEEN now() - interval '10 minutes'"
+		  . " AND now() FROM ekksync.member WHERE key = '$keys[4]'"), 't', '... by a note that has a time');
+my $age = sub {
+	$db->admin_sql("UPDATE ekksync.member SET in_flight = jsonb_set(in_flight, '{0,at}',"
+		  . " to_jsonb((extract(epoch FROM clock_timestamp() - interval '$_[0]') * 1e6)::int8))"
+		  . " WHERE key = '$keys[4]'");
+};
+# request_timeout is 10 minutes, without another try
+$age->('19 minutes');
+succeeds($db, '... also after a while');
+is(notes($keys[4]), 't|1', '... as long as a request can live');
+$age->('21 minutes');
+succeeds($db, '... but not for ever');
+is(notes($keys[4]), 'f|0', '... then it is over');
+
+# ------------------------------------------- attach, detach, map during a run
+
+my @setup = (
+	"SELECT ekksync_map('name', 'profile.nafn', 'text', \"column\" => 'name')",
+	"SELECT ekksync_unmap('name')",
+	"SELECT * FROM ekksync_attach('membership_comrade')",
+	'SELECT * FROM ekksync_detach()'
+);
+
+sub refused
+{
+	my ($sql, $name) = @_;
+	my ($status, $out, $err) = $db->sql_err("\\set VERBOSITY verbose\n$sql");
+	like($err, $busy, $name);
+	return $err;
+}
+
+# Start a run that hangs at its first request of this kind.
+sub hang
+{
+	my ($match, $call) = @_;
+	$relay->start(mode => 'hang', match => $match);
+	$db->sql($call);
+	$relay->wait_fired or die 'the run did not come to its request';
+	return $db->sql('SELECT max(run) FROM ekksync_runs');
+}
+
+sub end_of_hang
+{
+	$db->admin_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'ekksync run'");
+	$db->wait_for(sub {
+		!$db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ekksync run'");
+	}) or die 'the run goes on';
+	$relay->start;
+	return;
+}
+
+my $plain = 'SELECT * FROM ekksync_run(wait => false)';
+my $edit = 0;
+sub edit
+{
+	$edit++;
+	$db->sql("UPDATE membership_comrade SET name = 'Breytt $edit' WHERE ssn = '$keys[1]'");
+	return;
+}
+
+edit();
+hang($push, $plain);
+my $kept = "SELECT string_agg(m::text, ' ' ORDER BY key) FROM ekksync.member AS m";
+my $members = $db->admin_sql($kept);
+for my $sql (@setup)
+{
+	my ($what) = $sql =~ /(ekksync_\w+)/;
+	my $err = refused($sql, "$what during a run is refused");
+	like($err, qr/a run is in progress.*HINT:  Try again when it is over/s, '... and says why');
+}
+is($db->admin_sql($kept), $members, '... and changes nothing');
+end_of_hang();
+
+is($db->sql("SELECT status FROM ekksync_run(); SELECT ekksync_unmap('nothing');" x 3),
+	join("\n", ("success\nf") x 3), 'right after a run it is allowed');
+
+# An open transaction holds a run off.
+sub session
+{
+	my ($app, $in) = @_;
+	my $self = { in => $in, out => '', err => '' };
+	local $ENV{PGAPPNAME} = $app;
+	$self->{harness} = IPC::Run::start(
+		[ 'psql', qw(-X -A -t -q -v ON_ERROR_STOP=1 -U socialism -d), $db->node->connstr('socialism'), -f => '-' ],
+		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err}, IPC::Run::timeout(60));
+	return $self;
+}
+
+my $holder = session('holder', "BEGIN;\nSELECT ekksync_unmap('facebook');\n");
+$holder->{harness}->pump until $holder->{out} =~ /t\n/;
+my $err = refused($plain, 'while one is open, a run that must not wait is refused');
+like($err, qr/no run can start now/, '... and says why');
+
+sub waits
+{
+	my ($app) = @_;
+	return ok(
+		$db->wait_for(sub {
+			$db->admin_sql('SELECT count(*) FROM pg_stat_activity WHERE'
+				  . " application_name = '$app' AND wait_event_type = 'Lock'");
+		}), "... and one that may wait, waits ($app)");
+}
+my $run_sql = "SELECT status FROM ekksync_run();\n";
+edit();
+my $cancelled = session('cancelled', $run_sql);
+$cancelled->{harness}->pump_nb;
+waits('cancelled');
+$db->admin_sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'cancelled'");
+$cancelled->{harness}->finish;
+like($cancelled->{err}, qr/canceling statement due to user request/, '... and can be cancelled');
+my $waiting = session('waiting', $run_sql);
+$waiting->{harness}->pump_nb;
+waits('waiting');
+$holder->{in} .= "COMMIT;\n";
+$holder->{harness}->finish;
+$waiting->{harness}->finish;
+is("$waiting->{out}$waiting->{err}", "success\n", '... and goes on when that one is over');
+is($db->doc($keys[1])->{profile}{name}, "Breytt $edit", '... and does its work');
+is($db->admin_sql("SELECT count(*) FROM ekksync.member WHERE base ? 'facebook'"), 0,
+	'... with the new mapping');
+(undef, undef, $err) = $db->sql_err("BEGIN; SELECT ekksync_unmap('nothing'); SELECT * FROM ekksync_run()");
+like($err, qr/cannot wait for a run in a transaction that has written/,
+	'a transaction does not wait for a run that it holds off');
+
+# --------------------------------------------------- whose run a call joins
+
+my $docs = qr{:batchGet.*/documents/members/}s;
+for my $case (
+	[ $docs, 'dry_run => true', 'a dry run' ],
+	[ $docs, "\"only\" => ARRAY['$keys[1]']", 'a run of some members' ],
+	[ $docs, "direction => 'to_django'", 'a run in one direction' ])
+{
+	my ($match, $args, $what) = @$case;
+	edit();
+	my $id = hang($match, "SELECT * FROM ekksync_run(wait => false, $args)");
+	$err = refused($plain, "$what is not joined by a plain call");
+	like($err, qr/run $id is in progress.*HINT:  Try again/s, '... which is told of it');
+	end_of_hang();
+}
+edit();
+my $id = hang($push, "SELECT * FROM ekksync_run('to_firestore', wait => false)");
+refused($plain, 'a push is not joined by a call for both directions');
+is($db->sql("SELECT run, status, message FROM ekksync_run('to_firestore', wait => false)"),
+	"$id|running|joined a run that was in progress", '... but by a call for the same');
+end_of_hang();
+succeeds($db, 'at last a run');
+is($db->doc($keys[1])->{profile}{name}, "Breytt $edit", '... does what is left');
+
+done_testing();

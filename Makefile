@@ -7,7 +7,7 @@
 #   make check              build with gcc and clang, run every test, or those
 #                           whose names contain a word of TESTS="..."
 #   make installcheck       pg_regress on a running server, ekksync installed
-#   make format             clang-format over the C sources
+#   make format             clang-format over the C sources; check wants them so
 #
 # WERROR=1 turns every warning into an error.  Everything that demo, up and
 # check make is kept in .dev/.

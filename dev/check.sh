@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# check.sh: build with gcc and with clang, every warning an error, and run all
-# tests: C units, pg_regress, TAP.  The last line is "N passed, N failed"; the
-# exit status is 0 only if something ran and nothing failed.  TESTS="..."
-# limits the tests to those whose names contain one of its words.  The logs
-# stay in .dev/check/log, and after a failure everything else there too.
+# check.sh: build with gcc and with clang, every warning an error, look whether
+# the C sources are formatted, and run all tests: C units, pg_regress, TAP.  The
+# last line is "N passed, N failed"; the exit status is 0 only if something ran
+# and nothing failed.  TESTS="..." limits the tests to those whose names contain
+# one of its words.  The logs stay in .dev/check/log, and after a failure
+# everything else there too.
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -42,22 +43,11 @@ wanted()
 	return 1
 }
 
-# Build with compiler $1 in a copy of the sources, which keeps its objects for
-# the next time, and run make there with the remaining arguments.  A file is
-# copied when it differs, and is then new to make, whatever its date.
+# Run make with compiler $1, warnings as errors, and the remaining arguments.
 # shellcheck disable=SC2317	# called through step
 build_with()
 {
-	local dir=$dev/build/$1 file
-	mkdir -p "$dir/src" "$dir/sql" "$dir/t"
-	for file in "$dir"/src/*.[ch] "$dir"/t/*; do
-		[ -e "$top/${file#"$dir/"}" ] || rm -f "$file"
-	done
-	cd "$top"
-	for file in Makefile ekksync.control src/*.[ch] sql/* t/*_test.c; do
-		cmp -s "$file" "$dir/$file" || [ ! -f "$file" ] || cp "$file" "$dir/$file"
-	done
-	make -s -C "$dir" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" CC="$1" WERROR=1 "${@:2}"
+	build_in "$1" CC="$1" WERROR=1 "${@:2}"
 }
 
 # Count a step that is one test: $1 names it, the rest is the command.
@@ -168,6 +158,8 @@ step "build with clang" build_with clang all || true
 if compgen -G "$top/t/*_test.c" >/dev/null; then
 	step "build unit programs" build_with gcc unit || true
 fi
+step "formatted as .clang-format says" \
+	clang-format --dry-run -Werror "$top"/src/*.[ch] "$top"/t/*.c || true
 
 choose_server_user
 step "start the emulator" emulator_start "$state" || finish

@@ -18,6 +18,7 @@ need make command -v make
 need gcc command -v gcc
 need libc6-dev test -e /usr/include/stdio.h
 need clang command -v clang
+need clang-format command -v clang-format
 need pkg-config command -v pkg-config
 need libcurl4-openssl-dev pkg-config --exists libcurl
 need libcjson-dev pkg-config --exists libcjson

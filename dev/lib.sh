@@ -85,16 +85,30 @@ server_dirs()
 
 # ------------------------------------------------------------------ building
 
-# Build the checkout in its own directory and install it under .dev/stage, one
-# script at a time.
+# Run make with the arguments after the first in .dev/build/$1, a copy of the
+# sources that keeps its objects for the next time; one script at a time.  A
+# file is copied when it differs, and is then new to make, whatever its date.
+build_in()
+(
+	dir=$dev/build/$1
+	shift
+	mkdir -p "$dir/src" "$dir/sql" "$dir/t"
+	exec 9>"$dev/lock"
+	flock 9
+	cd "$top"
+	for file in "$dir"/src/*.[ch] "$dir"/sql/* "$dir"/t/*; do
+		[ -e "${file#"$dir/"}" ] || rm -f "$file" "$dir/ekksync.so"
+	done
+	for file in Makefile ekksync.control src/*.[ch] sql/* t/*_test.c; do
+		cmp -s "$file" "$dir/$file" || [ ! -f "$file" ] || cp "$file" "$dir/$file" || exit
+	done
+	make -s -C "$dir" -j"$(nproc)" PG_CONFIG="$PG_CONFIG" "$@"
+)
+
+# Build what the playgrounds use, and install it under .dev/stage.
 build()
 {
-	mkdir -p "$dev"
-	{
-		flock 9
-		make -s -C "$top" -j"$(nproc)" all PG_CONFIG="$PG_CONFIG" || fail "the build failed"
-		make -s -C "$top" install PG_CONFIG="$PG_CONFIG" DESTDIR="$stage" >/dev/null
-	} 9>"$dev/lock"
+	build_in playground install CC=gcc DESTDIR="$stage" >/dev/null || fail "the build failed"
 }
 
 # Lines for postgresql.conf that make a server find the extension under $1.

@@ -12,6 +12,10 @@
 INSERT INTO membership_comrade (name, ssn, date_joined) VALUES ('Tvöföld', '0101302989', '2024-01-01'),
 	('Engin', '', '2024-01-01'), ('Gölluð', '12', '2024-01-01');
 SELECT * FROM ekksync_attach('membership_comrade');
+-- at every attach, and not noted as missed
+SELECT * FROM ekksync_attach('membership_comrade') WHERE outcome <> 'kept';
+DELETE FROM membership_comrade WHERE id = 6;
+SELECT * FROM ekksync_attach('membership_comrade') WHERE outcome <> 'kept';
 DELETE FROM membership_comrade WHERE id > 3;
 DELETE FROM membership_membersyncqueue;
 
@@ -42,6 +46,11 @@ DROP TRIGGER ekksync_capture ON membership_comrade;
 ALTER TABLE membership_contactinfo DISABLE TRIGGER ekksync_capture_truncate;
 DROP FUNCTION membership_comrade_ekksync_titles(int);
 ALTER TABLE membership_membersyncqueue DROP COLUMN retry_count, ALTER COLUMN error_message DROP DEFAULT;
+-- a change that the queue cannot take is refused, and says what to do
+\set VERBOSITY default
+UPDATE membership_contactinfo SET phone = '5550000' WHERE comrade_id = 1;
+\set VERBOSITY terse
+TRUNCATE membership_comrade CASCADE;
 RESET ROLE;
 DELETE FROM ekksync.member WHERE key = '0101302989';
 UPDATE ekksync.member SET due = false;
@@ -56,6 +65,12 @@ UPDATE membership_comrade SET name = 'Aftur' WHERE id = 1;
 -- the queue table cannot go alone
 DROP TABLE membership_membersyncqueue;
 \set VERBOSITY default
+-- a table that the mapping uses takes no queue's place
+BEGIN;
+SET LOCAL client_min_messages = warning;
+DROP TABLE membership_membersyncqueue CASCADE;
+SELECT * FROM ekksync_attach('membership_comrade', queue_table => 'membership_contactinfo');
+ROLLBACK;
 
 -- what cannot be changed by attaching again
 SELECT * FROM ekksync_attach('membership_comrade', initial => 'newest');
@@ -71,13 +86,14 @@ SELECT * FROM ekksync_attach('membership_comrade');
 SELECT * FROM ekksync_detach();
 RESET ROLE;
 SET ROLE regress_ekksync_app;
--- everything goes but the queue
+-- everything goes but the queue, and the rights to look at the history
 SELECT * FROM ekksync_detach();
 SELECT * FROM ekksync_detach();
 UPDATE membership_comrade SET name = 'Enginn sér' WHERE id = 1;
 :show
 RESET ROLE;
-SELECT has_function_privilege('regress_ekksync_app', 'ekksync_status()', 'EXECUTE') AS run;
+SELECT has_function_privilege('regress_ekksync_app', 'ekksync_status()', 'EXECUTE') AS run,
+	has_table_privilege('regress_ekksync_app', 'ekksync_runs', 'SELECT') AS look;
 SELECT count(*) FROM pg_trigger WHERE tgfoid = 'ekksync.capture'::regproc;
 SELECT count(*) FROM pg_proc WHERE proname LIKE 'membership\_comrade\_ekksync%';
 SELECT (SELECT count(*) FROM ekksync.state) AS state, (SELECT count(*) FROM ekksync.mapping) AS mapping,
@@ -99,8 +115,25 @@ CREATE TABLE no_key (ssn text);
 SELECT * FROM ekksync_attach('no_key');
 CREATE TABLE wrong_queue (id int, fields_changed text);
 SELECT * FROM ekksync_attach('membership_comrade', queue_table => 'wrong_queue');
+-- a table that is no queue is left as it is
+SELECT * FROM ekksync_attach('membership_comrade', queue_table => 'membership_title');
+SELECT attname FROM pg_attribute WHERE attrelid = 'membership_title'::regclass AND attnum > 0 ORDER BY attnum;
+CREATE TABLE strict_queue (id serial, member_id int, ssn text, action text NOT NULL, fields_changed jsonb,
+	created_at timestamptz, synced_at timestamptz, sync_status text, tenant int NOT NULL);
+SELECT * FROM ekksync_attach('membership_comrade', queue_table => 'strict_queue');
+ALTER TABLE strict_queue ALTER COLUMN tenant SET DEFAULT 1, ALTER COLUMN synced_at SET NOT NULL;
+SELECT * FROM ekksync_attach('membership_comrade', queue_table => 'strict_queue');
+ALTER TABLE strict_queue ALTER COLUMN synced_at DROP NOT NULL;
+BEGIN;
+SELECT outcome FROM ekksync_attach('membership_comrade', queue_table => 'strict_queue') WHERE object LIKE 'queue table%';
+UPDATE membership_comrade SET name = 'Tek við' WHERE id = 1;
+SELECT ssn, error_message, retry_count, tenant FROM strict_queue;
+-- the queue is not to be mapped
+SELECT ekksync_map('note', 'profile.note', 'text', 'strict_queue', 'error_message', 'member_id');
+ROLLBACK;
 SELECT * FROM ekksync_attach('membership_comrade', filter => 'true) FROM no_key --');
 SELECT * FROM ekksync_attach('membership_comrade', filter => 'true); DROP TABLE no_key; SELECT (true');
+SELECT * FROM ekksync_attach('membership_comrade', filter => ' ');
 SELECT * FROM ekksync_attach('membership_comrade', filter => 'ssn');
 SELECT * FROM ekksync_attach('membership_comrade', filter => 'nothing = 1');
 SELECT * FROM ekksync_attach('membership_comrade', filter => 'random() < 0.5');

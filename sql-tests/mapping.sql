@@ -20,6 +20,8 @@ RESET ROLE;
 SELECT key, due, base FROM ekksync.member ORDER BY key;
 SELECT relation, "column", link, path, codec, direction, policy FROM ekksync.mapping WHERE field = 'remark';
 SET ROLE regress_ekksync_app;
+SELECT relation, "column", link, path, codec, options, direction, policy, compute, apply
+	FROM ekksync_mapping WHERE field IN ('remark', 'unions', 'gender') ORDER BY field COLLATE "C";
 -- changed
 SELECT ekksync_map('remark', 'profile.`athuga semd`', 'text', "column" => 'remark', direction => 'push', policy => 'manual');
 RESET ROLE;
@@ -31,6 +33,8 @@ UPDATE membership_contactinfo SET remark = 'þar' WHERE comrade_id = 1;
 CREATE TABLE membership_note (id serial PRIMARY KEY, member int, level int, note text);
 SELECT ekksync_map('level', 'profile.level', 'enum', 'membership_note', 'level', 'member',
 	options => '{"low": 1, "high": 2}');
+SELECT ekksync_map('level', 'profile.level', 'enum', 'membership_note', 'level', 'member',
+	direction => 'push', options => '{"low": 1, "high": 2}');
 INSERT INTO membership_note (member, level, note) VALUES (2, 2, 'x'), (1, NULL, 'y');
 :show
 SELECT ekksync_unmap('level');
@@ -79,6 +83,24 @@ SELECT ekksync_map('x', 'profile.x', 'string', "column" => 'remark');
 SELECT ekksync_map('x', 'profile.x', 'int', "column" => 'remark');
 SELECT ekksync_map('x', 'profile.x', 'text', "column" => 'nothing');
 SELECT ekksync_map('x', 'profile..x', 'text', "column" => 'remark');
+SELECT ekksync_map('x', '', 'text', "column" => 'remark');
+-- one column, two writers
+SELECT ekksync_map('x', 'profile.x', 'text', "column" => 'name');
+SELECT ekksync_map('x', 'profile.x', 'text', 'membership_contactinfo', 'email', 'comrade_id');
+-- several rows of one member; unique in part is not unique
+SELECT ekksync_map('x', 'profile.x', 'text', 'membership_note', 'note', 'member');
+CREATE UNIQUE INDEX ON membership_note (member, level);
+CREATE UNIQUE INDEX ON membership_note (member) WHERE level = 1;
+SELECT ekksync_map('x', 'profile.x', 'text', 'membership_note', 'note', 'member');
+BEGIN;
+DELETE FROM membership_note;
+CREATE UNIQUE INDEX ON membership_note (member);
+SELECT ekksync_map('x', 'profile.x', 'text', 'membership_note', 'note', 'member');
+SELECT ekksync_map('x2', 'profile.x2', 'text', 'membership_note', 'note', 'member', direction => 'push');
+SELECT field, link, direction FROM ekksync_mapping WHERE relation = 'membership_note'::regclass ORDER BY field COLLATE "C";
+ROLLBACK;
+-- the queue
+SELECT ekksync_map('x', 'profile.x', 'text', 'membership_membersyncqueue', 'error_message', 'member_id', direction => 'push');
 SELECT ekksync_map('x', 'profile.name', 'text', "column" => 'remark');
 SELECT ekksync_map('x', 'profile', 'jsonb', "column" => 'remark');
 SELECT ekksync_map('x', 'profile.name.first', 'text', "column" => 'remark');

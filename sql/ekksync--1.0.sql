@@ -276,7 +276,7 @@ COMMENT ON FUNCTION ekksync_pause(text) IS 'refuse runs until ekksync_resume()';
 CREATE FUNCTION ekksync_resume() RETURNS void
 	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_resume';
 COMMENT ON FUNCTION ekksync_resume() IS
-'allow runs again, and accept the project, database and cluster that are in force now';
+'allow runs again, and accept the project, database and cluster that the next run finds';
 
 /* ------------------------------------------------------------------- look */
 
@@ -377,6 +377,11 @@ CREATE VIEW ekksync_runs AS
 		bytes_sent, bytes_received, peak_memory_kb, phase, sqlstate, error, log_document
 	FROM ekksync.run;
 COMMENT ON VIEW ekksync_runs IS 'the history of runs, with their cost';
+
+CREATE VIEW ekksync_mapping AS
+	SELECT field, relation, "column", link, path, codec, options, direction, policy, compute, apply
+	FROM ekksync.mapping;
+COMMENT ON VIEW ekksync_mapping IS 'the mapping in force: each field''s column or computing function, path, codec, direction and policy';
 
 /* ------------------------------------------------------------- privileges */
 

@@ -11,6 +11,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "tcop/utility.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -89,12 +90,13 @@ check_may_run(bool wait)
 				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 				 errmsg("cannot run on a standby server"),
 				 errhint("Call ekksync_run() on the primary server.")));
+	PreventCommandIfReadOnly("ekksync_run()");
 	if (wait && TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("cannot wait for a run in a transaction that has written"),
 				 errdetail("The run would not see what this transaction wrote."),
-				 errhint("Commit first, or use wait => false.")));
+				 errhint("Commit first.")));
 }
 
 /* ---- results ---- */
@@ -243,6 +245,7 @@ check_attached(void)
 Datum
 ekksync_pause(PG_FUNCTION_ARGS)
 {
+	PreventCommandIfReadOnly("ekksync_pause()");
 	check_attached();
 	store_pause(PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	PG_RETURN_VOID();
@@ -254,6 +257,7 @@ ekksync_pause(PG_FUNCTION_ARGS)
 Datum
 ekksync_resume(PG_FUNCTION_ARGS)
 {
+	PreventCommandIfReadOnly("ekksync_resume()");
 	check_attached();
 	store_resume();
 	PG_RETURN_VOID();

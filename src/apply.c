@@ -453,6 +453,9 @@ apply_alone(Run *run, Member *m)
 	ErrorData  *error = try_apply(run, &m, 1);
 	int			tries;
 
+	/* the application may just have inserted the row: it is seen now */
+	if (error != NULL && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
+		error = try_apply(run, &m, 1);
 	for (tries = 0; tries < 2 && error != NULL && m->has_pull &&
 		 !error_is_passing(error->sqlerrcode); tries++)
 	{

@@ -110,7 +110,7 @@ choose_role(Attach *attach, Oid run_as)
 	if (!has_privs_of_role(attach->role, attach->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role \"%s\" has not the rights of the owner of table %s",
+				 errmsg("role \"%s\" does not have the privileges of the owner of table %s",
 						GetUserNameFromId(attach->role, false),
 						attach->member_table)));
 }
@@ -328,11 +328,12 @@ ensure_triggers(Attach *attach)
 }
 
 /*
- * Give a role what it needs to run and look, or take it back: the functions
- * and views of the extension outside of its own schema.
+ * Give a role what it needs to run and look: the functions and views of the
+ * extension outside of its own schema.  It keeps them after a detach, which
+ * leaves the history; what was granted by hand is not told apart anyway.
  */
 static void
-grant_surface(Oid role, bool grant)
+grant_surface(Oid role)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Oid			types[2] = {OIDOID, TEXTOID};
@@ -345,8 +346,7 @@ grant_surface(Oid role, bool grant)
 	if (superuser_arg(role))
 		return;
 	values[0] = ObjectIdGetDatum(get_extension_oid("ekksync", false));
-	values[1] = CStringGetTextDatum(psprintf(grant ? "GRANT %%s ON %%s TO %s" :
-											 "REVOKE %%s ON %%s FROM %s",
+	values[1] = CStringGetTextDatum(psprintf("GRANT %%s ON %%s TO %s",
 											 quote_identifier(GetUserNameFromId(role, false))));
 	sql_enter(&scope, ekksync_owner_oid());
 	sql_run("SELECT format($2, 'EXECUTE', 'FUNCTION ' || p.oid::regprocedure)"
@@ -384,7 +384,8 @@ prepare(Attach *attach, Earlier *earlier, FunctionCallInfo fcinfo)
 		strcmp(attach->initial, "newest") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid initial: \"%s\"", attach->initial),
+				 errmsg("invalid value for \"initial\": \"%s\"",
+						attach->initial),
 				 errhint("Use django, firestore or newest.")));
 	check_member_table(attach->relid);
 	LockRelationOid(attach->relid, ShareRowExclusiveLock);
@@ -434,9 +435,9 @@ ekksync_attach(PG_FUNCTION_ARGS)
 		defaults_map(&attach);
 	ensure_triggers(&attach);
 	first_contact(&attach);
-	grant_surface(attach.owner, true);
+	grant_surface(attach.owner);
 	if (attach.role != attach.owner)
-		grant_surface(attach.role, true);
+		grant_surface(attach.role);
 	mapping_invalidate();
 	return (Datum) 0;
 }
@@ -488,14 +489,10 @@ ekksync_detach(PG_FUNCTION_ARGS)
 	if (!earlier.attached)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("nothing is attached in this database")));
+				 errmsg("ekksync is not attached to a member table")));
 	check_detach(&earlier);
 	triggers_prune(&report, earlier.relid, true);
 	defaults_drop(&report);
-	if (get_rel_name(earlier.relid) != NULL)
-		grant_surface(relation_owner_oid(earlier.relid), false);
-	if (OidIsValid(earlier.run_as))
-		grant_surface(earlier.run_as, false);
 	delete_state();
 	if (OidIsValid(earlier.queue_relid))
 		report_row(&report,

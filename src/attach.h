@@ -79,6 +79,9 @@ extern char *relation_qualified(Oid relid);
 /* Type of a column, InvalidOid if there is none of that name. */
 extern Oid	column_type(Oid relid, const char *column);
 
+/* Is there a primary key or unique index on exactly this column? */
+extern bool column_is_unique(Oid relid, const char *column);
+
 /*
  * Lock the attachment against runs and other sessions that attach, detach or
  * map; error when a run is in progress.  False if nothing is attached, else

@@ -9,6 +9,7 @@
 #include "attach.h"
 #include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "mapping.h"
 #include "miscadmin.h"
@@ -110,6 +111,25 @@ column_type(Oid relid, const char *column)
 	AttrNumber	attnum = get_attnum(relid, column);
 
 	return attnum > 0 ? get_atttype(relid, attnum) : InvalidOid;
+}
+
+bool
+column_is_unique(Oid relid, const char *column)
+{
+	Oid			types[2] = {OIDOID, INT2OID};
+	Datum		values[2];
+	SqlScope	scope;
+	bool		found;
+
+	values[0] = ObjectIdGetDatum(relid);
+	values[1] = Int16GetDatum(get_attnum(relid, column));
+	sql_enter(&scope, ekksync_owner_oid());
+	sql_run("SELECT 1 FROM pg_index WHERE indrelid = $1 AND indisunique"
+			" AND indisvalid AND indpred IS NULL AND indnkeyatts = 1"
+			" AND indkey[0] = $2", 2, types, values, NULL, false, 1);
+	found = SPI_processed > 0;
+	sql_leave(&scope);
+	return found;
 }
 
 bool

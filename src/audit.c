@@ -13,14 +13,6 @@
 #include "sqlvalue.h"
 #include "store.h"
 
-static void
-audit_run(SqlScope *scope, const char *query, int nargs, Oid *types,
-		  Datum *values)
-{
-	sql_enter(scope, ekksync_owner_oid());
-	sql_run(query, nargs, types, values, NULL, false, 0);
-}
-
 /* A time of the merge as SQL knows it; its "never" is null. */
 static TimestampTz
 audit_time(MergeTime t)
@@ -30,7 +22,8 @@ audit_time(MergeTime t)
 
 /*
  * Record conflicts.  The same conflict (values and times of both sides; of a
- * value that does not fit, the values alone) is recorded once, however often its member is tried; the run's own figure
+ * value that does not fit, or a field that is held, the values alone) is
+ * recorded once, however often its member is tried; the run's own figure
  * counts the new ones.
  */
 int
@@ -81,7 +74,7 @@ store_conflicts(Run *run, List *conflicts)
 	values[8] = sql_text_array(text[4], n);
 	values[9] = sql_text_array(text[5], n);
 	values[10] = sql_bool_array(potential, n);
-	audit_run(&scope,
+	store_sql(&scope,
 			  "INSERT INTO ekksync.conflict (run, key, field, django_value, "
 			  "firestore_value, django_time, firestore_time_from, "
 			  "firestore_time, winner, rule, potential) SELECT $1, u.* FROM "
@@ -92,10 +85,11 @@ store_conflicts(Run *run, List *conflicts)
 			  "AND c.django_value IS NOT DISTINCT FROM u.dv "
 			  "AND c.firestore_value IS NOT DISTINCT FROM u.fv "
 			  "AND c.rule = u.r AND (u.r = 'value does not fit' "
+			  "OR (c.winner = 'none' AND u.w = 'none') "
 			  "OR (c.django_time IS NOT DISTINCT FROM u.dt "
 			  "AND c.firestore_time IS NOT DISTINCT FROM u.ft))) "
 			  "RETURNING key, field, potential",
-			  11, types, values);
+			  11, types, values, NULL);
 	count = (int) SPI_processed;
 	for (i = 0; i < count; i++)
 		if (sql_get_bool(i, 3))
@@ -123,9 +117,9 @@ store_change_log(Run *run, const char *side, char **keys, char **changes,
 	values[1] = sql_text(side);
 	values[2] = sql_text_array(keys, n);
 	values[3] = sql_json_array(changes, n);
-	audit_run(&scope,
+	store_sql(&scope,
 			  "INSERT INTO ekksync.change_log (run, side, key, changes) "
-			  "SELECT $1, $2, u.* FROM unnest($3, $4) u", 4, types, values);
+			  "SELECT $1, $2, u.* FROM unnest($3, $4) u", 4, types, values, NULL);
 	sql_leave(&scope);
 }
 
@@ -135,7 +129,7 @@ store_plan_reset(void)
 {
 	SqlScope	scope;
 
-	audit_run(&scope, "DELETE FROM ekksync.plan", 0, NULL, NULL);
+	store_sql(&scope, "DELETE FROM ekksync.plan", 0, NULL, NULL, NULL);
 	sql_leave(&scope);
 }
 
@@ -170,9 +164,9 @@ store_plan(Run *run, PlanRow *rows, int n)
 	values[4] = sql_json_array(text[3], n);
 	values[5] = sql_json_array(text[4], n);
 	values[6] = sql_text_array(text[5], n);
-	audit_run(&scope,
+	store_sql(&scope,
 			  "INSERT INTO ekksync.plan (run, key, side, field, old_value, "
 			  "new_value, note) SELECT $1, u.* "
-			  "FROM unnest($2, $3, $4, $5, $6, $7) u", 7, types, values);
+			  "FROM unnest($2, $3, $4, $5, $6, $7) u", 7, types, values, NULL);
 	sql_leave(&scope);
 }

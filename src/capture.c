@@ -3,7 +3,8 @@
  *		The row and truncate triggers: what changed, and whose it is.
  *
  * Runs in the application's transactions.  It must not fail them for a reason
- * of ours, must not wait, and must cost little when nothing mapped changed.
+ * of ours (but when the queue takes no row: no change may be lost), must not
+ * wait, and must cost little when nothing mapped changed.
  * Knows nothing of Firestore beyond the codecs' canonical values.
  */
 #include "postgres.h"

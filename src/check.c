@@ -32,17 +32,32 @@ typedef struct Checks
 } Checks;
 
 static void
-add(Checks *c, const char *name, bool ok, const char *detail,
+put(Checks *c, const char *name, bool ok, bool ok_isnull, const char *detail,
 	const char *hint)
 {
 	Datum		values[4];
-	bool		isnull[4] = {false, false, detail == NULL, ok || hint == NULL};
+	bool		isnull[4] = {false, ok_isnull, detail == NULL, hint == NULL};
 
 	values[0] = CStringGetTextDatum(name);
 	values[1] = BoolGetDatum(ok);
 	values[2] = sql_text(detail);
-	values[3] = isnull[3] ? (Datum) 0 : sql_text(hint);
+	values[3] = sql_text(hint);
 	tuplestore_putvalues(c->store, c->desc, values, isnull);
+}
+
+/* A precondition, met or not; the hint is given where it is not. */
+static void
+add(Checks *c, const char *name, bool ok, const char *detail,
+	const char *hint)
+{
+	put(c, name, ok, false, detail, ok ? NULL : hint);
+}
+
+/* What is worth to know, but is no precondition: ok is null. */
+static void
+note(Checks *c, const char *name, const char *detail, const char *hint)
+{
+	put(c, name, false, true, detail, hint);
 }
 
 static void
@@ -64,7 +79,7 @@ check_mapping(Checks *c, const Mapping *map)
 						 map->fields[f].problem),
 				"Correct it with ekksync_map(), or drop it with ekksync_unmap().");
 	}
-	add(c, "fields", nfields > 0, psprintf("%d fields are mapped", nfields),
+	add(c, "fields", nfields > 0, psprintf("fields mapped: %d", nfields),
 		"Map fields with ekksync_map().");
 }
 
@@ -97,7 +112,7 @@ check_triggers(Checks *c, const Mapping *map)
 	sql_leave(&scope);
 	if (missing == 0)
 		add(c, "triggers", true,
-			psprintf("%d tables are watched", map->nwatched), NULL);
+			psprintf("tables watched: %d", map->nwatched), NULL);
 }
 
 static void
@@ -127,7 +142,7 @@ check_keys(Checks *c, const Mapping *map)
 				 INT64_FORMAT " missing or malformed", members, doubled,
 				 malformed),
 		"These members are not synced until their kennitala is right.");
-	add(c, "scan", true,
+	note(c, "scan",
 		psprintf("scan = %s; a full scan reads " INT64_FORMAT " documents",
 				 settings_scan_name(settings.scan), members), NULL);
 }
@@ -196,8 +211,8 @@ check_firestore(Checks *c)
 		psprintf("answered in %.0f ms", (answered - asked) / 1000.0), NULL);
 	skew = (asked + (answered - asked) / 2 - read_time) / (double) USECS_PER_SEC;
 	add(c, "clock", skew < 60 && skew > -60,
-		psprintf("this server's clock is %.1f s %s of Firestore's",
-				 skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead"),
+		psprintf("this server's clock is %.1f s %s Firestore's",
+				 skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead of"),
 		"Let both be set by NTP: last write wins by these clocks.");
 }
 
@@ -228,8 +243,8 @@ ekksync_check(PG_FUNCTION_ARGS)
 		check_role(&c, map);
 	}
 	check_firestore(&c);
-	add(&c, "schedule", false,
-		"this version runs on demand only: nothing is scheduled",
-		"Call ekksync_run(), for example from cron by psql.");
+	note(&c, "schedule",
+		 "this version runs on demand only: nothing is scheduled",
+		 "Call ekksync_run(), for example from cron by psql.");
 	return (Datum) 0;
 }

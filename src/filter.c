@@ -118,12 +118,16 @@ filter_try(Oid relid, Oid role, const char *filter)
 char *
 filter_canonical(Oid relid, Oid role, const char *text)
 {
-	Relation	rel = table_open(relid, AccessShareLock);
-	Node	   *expr = filter_analyze(rel, text);
+	Relation	rel;
+	Node	   *expr;
 	MemoryContext caller = CurrentMemoryContext;
 	SqlScope	scope;
 	char	   *filter;
 
+	if (text[strspn(text, " \t\n\r\f\v")] == '\0')
+		filter_refuse("It is empty.  Null means no filter.");
+	rel = table_open(relid, AccessShareLock);
+	expr = filter_analyze(rel, text);
 	/* the names are written as the pinned search_path needs them */
 	sql_enter(&scope, role);
 	MemoryContextSwitchTo(caller);

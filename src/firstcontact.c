@@ -21,6 +21,7 @@
 
 typedef struct KeyCount
 {
+	bool		note;			/* note the keys, do not only count */
 	uint64		noted;
 	uint64		unusable;		/* rows whose key is missing or malformed */
 } KeyCount;
@@ -73,7 +74,7 @@ note_keys(char **keys, int n)
 	return noted;
 }
 
-/* The rows that the cursor has fetched: their usable keys are noted. */
+/* The rows that the cursor has fetched: their usable keys may be noted. */
 static void
 note_page(const Attach *attach, KeyCount *count)
 {
@@ -96,7 +97,7 @@ note_page(const Attach *attach, KeyCount *count)
 		else
 			count->unusable++;
 	}
-	if (n > 0)
+	if (n > 0 && count->note)
 		count->noted += note_keys(keys, n);
 }
 
@@ -105,12 +106,12 @@ note_page(const Attach *attach, KeyCount *count)
  * scope of its own, inside this one.
  */
 static KeyCount
-note_members(Attach *attach)
+read_members(Attach *attach, bool note)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	MemoryContext page = AllocSetContextCreate(caller, "ekksync keys",
 											   ALLOCSET_DEFAULT_SIZES);
-	KeyCount	count = {0, 0};
+	KeyCount	count = {note, 0, 0};
 	SqlScope	scope;
 	SPIPlanPtr	plan;
 	Portal		portal;
@@ -158,15 +159,18 @@ first_contact(Attach *attach)
 	KeyCount	count;
 
 	report_doubled(attach);
-	if (attach->again && !attach->missed)
-		return;
-	count = note_members(attach);
-	if (attach->again)
-		mark_all_due();
-	if (count.unusable > 0)
+	count = read_members(attach, !attach->again || attach->missed);
+	if (count.unusable == 1)
+		report_row(&attach->report, "keys", "warning", "%s",
+				   "1 row has no key or a malformed one: it will not be synced");
+	else if (count.unusable > 1)
 		report_row(&attach->report, "keys", "warning",
 				   UINT64_FORMAT " rows have no key or a malformed one: they will not be synced",
 				   count.unusable);
+	if (!count.note)
+		return;
+	if (attach->again)
+		mark_all_due();
 	report_row(&attach->report, "members",
 			   count.noted > 0 ? "created" : "kept",
 			   UINT64_FORMAT " noted as never synced%s", count.noted,

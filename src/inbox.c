@@ -19,20 +19,12 @@
 #include "sqlvalue.h"
 #include "store.h"
 
-static void
-inbox_run(SqlScope *scope, const char *query, int nargs, Oid *types,
-		  Datum *values)
-{
-	sql_enter(scope, ekksync_owner_oid());
-	sql_run(query, nargs, types, values, NULL, false, 0);
-}
-
 /*
  * Stage entries.  One that is known keeps its state, except that a document
  * that was closed and is pending again (somebody asks for another try) is
  * staged anew.  An entry with an error is failed at once.
  */
-int
+void
 store_stage(StagedEntry *entries, int n)
 {
 	Oid			types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
@@ -43,7 +35,6 @@ store_stage(StagedEntry *entries, int n)
 	bool	   *clamped = palloc(sizeof(bool) * (n + 1));
 	Datum		values[7];
 	SqlScope	scope;
-	int			failed = 0;
 	int			i;
 
 	for (i = 0; i < 4; i++)
@@ -65,7 +56,7 @@ store_stage(StagedEntry *entries, int n)
 	values[4] = sql_time_array(stamps, n);
 	values[5] = sql_bool_array(clamped, n);
 	values[6] = sql_text_array(text[3], n);
-	inbox_run(&scope,
+	store_sql(&scope,
 			  "INSERT INTO ekksync.inbox AS i (doc_id, key, action, changes, "
 			  "stamp, clamped, error_message, status) "
 			  "SELECT u.*, CASE WHEN u.e IS NULL THEN 'staged' ELSE 'failed' END "
@@ -75,13 +66,9 @@ store_stage(StagedEntry *entries, int n)
 			  "stamp = excluded.stamp, clamped = excluded.clamped, "
 			  "error_message = excluded.error_message, "
 			  "status = excluded.status, note = NULL, done_at = NULL, "
-			  "retry_count = i.retry_count + 1 "
-			  "WHERE i.status = 'closed' RETURNING i.status = 'failed'",
-			  7, types, values);
-	for (i = 0; i < (int) SPI_processed; i++)
-		failed += sql_get_bool(i, 1) ? 1 : 0;
+			  "retry_count = i.retry_count + 1, "
+			  "run = NULL WHERE i.status = 'closed'", 7, types, values, NULL);
 	sql_leave(&scope);
-	return failed;
 }
 
 /* Keys after "after", in C order, that have staged entries. */
@@ -91,21 +78,13 @@ store_inbox_keys(const char *after, int limit, MemoryContext cxt)
 	Oid			types[] = {TEXTOID, INT8OID};
 	Datum		values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
 	SqlScope	scope;
-	List	   *list = NIL;
-	uint64		i;
+	List	   *list;
 
-	inbox_run(&scope,
+	store_sql(&scope,
 			  "SELECT DISTINCT key FROM ekksync.inbox "
 			  "WHERE status = 'staged' AND key > $1 ORDER BY key LIMIT $2",
-			  2, types, values);
-	for (i = 0; i < SPI_processed; i++)
-	{
-		char	   *key = sql_get_text(i, 1, cxt);
-		MemoryContext old = MemoryContextSwitchTo(cxt);
-
-		list = lappend(list, key);
-		MemoryContextSwitchTo(old);
-	}
+			  2, types, values, NULL);
+	list = sql_get_list(cxt);
 	sql_leave(&scope);
 	return list;
 }
@@ -146,11 +125,11 @@ store_read_entries(Member **members, int n, MemoryContext cxt)
 	for (i = 0; i < (uint64) n; i++)
 		keys[i] = members[i]->key;
 	values[0] = sql_text_array(keys, n);
-	inbox_run(&scope,
+	store_sql(&scope,
 			  "SELECT k.n, i.doc_id, i.action, i.changes, i.stamp "
 			  "FROM unnest($1) WITH ORDINALITY k(key, n) "
 			  "JOIN ekksync.inbox i ON i.key = k.key AND i.status = 'staged' "
-			  "ORDER BY k.n, i.stamp, i.doc_id", 1, types, values);
+			  "ORDER BY k.n, i.stamp, i.doc_id", 1, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		Member	   *m = members[sql_get_int8(i, 1) - 1];
@@ -199,13 +178,13 @@ store_decide_entries(Run *run, List *entries)
 	values[1] = sql_text_array(errors, n);
 	values[2] = sql_text_array(notes, n);
 	values[3] = Int64GetDatum(run->id);
-	inbox_run(&scope,
+	store_sql(&scope,
 			  "UPDATE ekksync.inbox i SET run = $4, error_message = u.e, "
 			  "note = u.m, "
 			  "status = CASE WHEN u.e IS NULL THEN 'synced' ELSE 'failed' END "
 			  "FROM unnest($1, $2, $3) u(d, e, m) "
 			  "WHERE i.doc_id = u.d AND i.status = 'staged'",
-			  4, types, values);
+			  4, types, values, NULL);
 	sql_leave(&scope);
 }
 
@@ -219,10 +198,11 @@ store_unclosed(const char *after, int limit, MemoryContext cxt)
 	List	   *list = NIL;
 	uint64		i;
 
-	inbox_run(&scope,
-			  "SELECT doc_id, error_message FROM ekksync.inbox "
+	store_sql(&scope,
+			  "SELECT doc_id, error_message, key, run IS NOT NULL "
+			  "FROM ekksync.inbox "
 			  "WHERE (status = 'synced' OR status = 'failed') AND doc_id > $1 "
-			  "ORDER BY doc_id LIMIT $2", 2, types, values);
+			  "ORDER BY doc_id LIMIT $2", 2, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(cxt);
@@ -230,6 +210,8 @@ store_unclosed(const char *after, int limit, MemoryContext cxt)
 
 		entry->doc_id = sql_get_text(i, 1, cxt);
 		entry->error = sql_get_text(i, 2, cxt);
+		entry->key = sql_get_text(i, 3, cxt);
+		entry->decided = sql_get_bool(i, 4);
 		list = lappend(list, entry);
 		MemoryContextSwitchTo(old);
 	}
@@ -244,9 +226,9 @@ store_close(char **doc_ids, int n)
 	Datum		values[] = {sql_text_array(doc_ids, n)};
 	SqlScope	scope;
 
-	inbox_run(&scope,
+	store_sql(&scope,
 			  "UPDATE ekksync.inbox SET status = 'closed', "
 			  "done_at = clock_timestamp() WHERE doc_id = ANY ($1)",
-			  1, types, values);
+			  1, types, values, NULL);
 	sql_leave(&scope);
 }

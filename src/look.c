@@ -175,11 +175,14 @@ judge_health(const Mapping *map, const Status *s, char **reason)
 		*reason = psprintf("the mapping cannot be used: %s", map->problem);
 	else if (s->run_status != NULL && (strcmp(s->run_status, "failed") == 0 ||
 									   strcmp(s->run_status, "interrupted") == 0))
-		*reason = psprintf("the last run is %s: %s", s->run_status,
-						   s->run_error ? s->run_error : "it was cut off");
+		*reason = psprintf("the last run %s: %s",
+						   strcmp(s->run_status, "failed") == 0 ? "failed" :
+						   "was interrupted",
+						   s->run_error ? s->run_error : "its worker ended");
 	else if (s->failed + s->entries_failed > 0)
-		*reason = psprintf(INT64_FORMAT " changes failed: see ekksync_failed",
-						   s->failed + s->entries_failed);
+		*reason = psprintf("failed changes, see ekksync_failed: "
+						   INT64_FORMAT " of Django, " INT64_FORMAT " of Firestore",
+						   s->failed, s->entries_failed);
 	return *reason != NULL ? "degraded" : "ok";
 }
 

@@ -131,7 +131,12 @@ load_owner(Mapping *mapping, Oid run_as)
 static void
 load_queue(Mapping *mapping)
 {
+	static const char *const written[] = {
+		"member_id", "ssn", "action", "fields_changed", "created_at",
+		"synced_at", "sync_status", "error_message", "retry_count"
+	};
 	Column		key;
+	int			i;
 
 	mapping->queue_table = relation_text(mapping->queue_relid);
 	if (mapping->queue_table == NULL)
@@ -140,6 +145,11 @@ load_queue(Mapping *mapping)
 		return;
 	}
 	mapping->queue_owner = relation_owner(mapping->queue_relid);
+	for (i = 0; i < (int) lengthof(written); i++)
+	{
+		if (!find_column(mapping->queue_relid, written[i], &key))
+			mapping->queue_lacks = written[i];
+	}
 	if (find_column(mapping->queue_relid, "ssn", &key) &&
 		key.typmod > (int32) VARHDRSZ)
 		mapping->queue_key_chars = key.typmod - VARHDRSZ;

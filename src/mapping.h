@@ -98,6 +98,7 @@ typedef struct Mapping
 	Oid			queue_relid;
 	Oid			queue_owner;
 	char	   *queue_table;	/* qualified and quoted */
+	const char *queue_lacks;	/* a column we write that it lacks, or NULL */
 	int			queue_key_chars;	/* most characters of its ssn, 0: no limit */
 	char	   *queue_insert;	/* SQL of the capture trigger, see outbox.c */
 	char	   *queue_forget;

@@ -184,9 +184,16 @@ check_path(const MapRequest *request)
 	SyncError	err = {0};
 	int			i;
 
+	if (request->row.path[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("path must not be empty"),
+				 errhint("Give the field's path in the document, for example profile.email.")));
 	if (!path_parse(request->row.path, &path, &err))
 		ereport(ERROR,
-				(errcode(err.sqlstate), errmsg("%s", err.message)));
+				(errcode(err.sqlstate),
+				 errmsg("invalid path \"%s\": %s", request->row.path,
+						err.message)));
 	for (i = 0; i < (int) lengthof(reserved_paths); i++)
 	{
 		if (path_parse(reserved_paths[i], &other, NULL) &&
@@ -222,17 +229,18 @@ check_words(const MapRequest *request)
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("field, path, codec, direction and policy must not be null")));
 	if (row->field[0] == '\0' || strcmp(row->field, MAPPING_STATUS) == 0)
-		invalid(psprintf("invalid field name: \"%s\"", row->field),
-				"\"status\" is the field that marks deleted members.");
+		invalid(psprintf("invalid value for \"field\": \"%s\"", row->field),
+				"Give the field a name, but not \"status\": that one marks deleted members.");
 	if (strcmp(row->direction, "both") != 0 &&
 		strcmp(row->direction, "push") != 0)
-		invalid(psprintf("invalid direction: \"%s\"", row->direction),
+		invalid(psprintf("invalid value for \"direction\": \"%s\"",
+						 row->direction),
 				"Use both or push.");
 	if (strcmp(row->policy, "lww") != 0 &&
 		strcmp(row->policy, "django_wins") != 0 &&
 		strcmp(row->policy, "firestore_wins") != 0 &&
 		strcmp(row->policy, "manual") != 0)
-		invalid(psprintf("invalid policy: \"%s\"", row->policy),
+		invalid(psprintf("invalid value for \"policy\": \"%s\"", row->policy),
 				"Use lww, django_wins, firestore_wins or manual.");
 	if ((row->column == NULL) == !OidIsValid(request->compute))
 		invalid("a field is either a column or computed",
@@ -271,7 +279,7 @@ require_column_type(Oid relid, const char *column)
 }
 
 static void
-check_table(Oid relid)
+check_table(const Mapping *mapping, Oid relid)
 {
 	if (get_rel_name(relid) == NULL)
 		ereport(ERROR,
@@ -282,6 +290,10 @@ check_table(Oid relid)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" is not an ordinary table",
 						get_rel_name(relid))));
+	if (relid == mapping->queue_relid)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is the queue table", get_rel_name(relid))));
 	require_owner(relid);
 }
 
@@ -336,6 +348,40 @@ check_same_way(const MapRequest *request, Oid relid, const char *link,
 				 errhint("Use the same link column or members query for every field.")));
 }
 
+/*
+ * What a column must be to be written from Firestore: of one field only, and
+ * one value for a member.
+ */
+static void
+check_writable(const MapRequest *request)
+{
+	const MappingRow *row = &request->row;
+	int			i;
+
+	for (i = 0; i < request->mapping->nfields; i++)
+	{
+		const Field *field = &request->mapping->fields[i];
+
+		if (strcmp(field->name, row->field) != 0 && !field->push_only &&
+			field->relid == row->relid &&
+			strcmp(field->column, row->column) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("column \"%s\" of relation \"%s\" is mapped both ways already",
+							row->column, get_rel_name(row->relid)),
+					 errdetail("Field \"%s\" writes it from %s.",
+							   field->name, field->path_text),
+					 errhint("Use direction => 'push', or ekksync_unmap() first.")));
+	}
+	if (row->link != NULL && !column_is_unique(row->relid, row->link))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("link column \"%s\" of relation \"%s\" is not unique",
+						row->link, get_rel_name(row->relid)),
+				 errdetail("A member may have several rows there, so a value from Firestore has no single place."),
+				 errhint("Create a unique index on the link column, or map the field with direction => 'push' through a computing function.")));
+}
+
 static void
 check_column(MapRequest *request)
 {
@@ -344,7 +390,7 @@ check_column(MapRequest *request)
 
 	if (!OidIsValid(row->relid))
 		row->relid = mapping->member_relid;
-	check_table(row->relid);
+	check_table(mapping, row->relid);
 	check_codec(request, require_column_type(row->relid, row->column));
 	if (row->relid == mapping->member_relid)
 	{
@@ -364,6 +410,8 @@ check_column(MapRequest *request)
 		check_link(mapping, row->relid, row->link);
 		check_same_way(request, row->relid, row->link, NULL);
 	}
+	if (strcmp(row->direction, "both") == 0)
+		check_writable(request);
 	if (request->row.apply != NULL || request->depends != NIL)
 		invalid("apply and depends are for computed fields", NULL);
 }
@@ -391,7 +439,7 @@ check_dependency(const MapRequest *request, const Dependency *dependency)
 {
 	const Mapping *mapping = request->mapping;
 
-	check_table(dependency->relid);
+	check_table(mapping, dependency->relid);
 	if ((dependency->link == NULL) == (dependency->members == NULL))
 		invalid(psprintf("the dependency on relation \"%s\" needs either link or members",
 						 get_rel_name(dependency->relid)), NULL);
@@ -516,7 +564,7 @@ open_mapping(const char *function)
 	if (!lock_attachment(&member_relid, &queue_relid))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("nothing is attached in this database"),
+				 errmsg("ekksync is not attached to a member table"),
 				 errhint("Use ekksync_attach() first.")));
 	mapping_invalidate();
 	mapping = mapping_get();

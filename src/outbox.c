@@ -60,6 +60,19 @@ outbox_key(const Mapping *mapping, Datum key, bool isnull, const char **error)
 	return text;
 }
 
+/* Without one of its columns, nothing can be queued: say so in our words. */
+static void
+require_columns(const Mapping *mapping)
+{
+	if (mapping->queue_lacks != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("the queue table lacks column \"%s\"",
+						mapping->queue_lacks),
+				 errdetail("The change cannot be queued for ekksync."),
+				 errhint("Call ekksync_attach() again: it mends what is missing.")));
+}
+
 void
 outbox_write(const Mapping *mapping, const OutboxRow *row)
 {
@@ -69,6 +82,7 @@ outbox_write(const Mapping *mapping, const OutboxRow *row)
 	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
 	SqlScope	scope;
 
+	require_columns(mapping);
 	if (!OidIsValid(types[0]))
 		types[0] = INT8OID;
 	values[0] = row->member_id;
@@ -91,6 +105,7 @@ outbox_forget_member(const Mapping *mapping, Datum member_id)
 	Oid			type = mapping->id_typid;
 	SqlScope	scope;
 
+	require_columns(mapping);
 	sql_enter_bare(&scope, mapping->queue_owner);
 	sql_run_by_index(mapping->queue_forget, 1, &type, &member_id, NULL, false,
 					 0);
@@ -131,6 +146,7 @@ outbox_delete_all(const Mapping *mapping)
 	char	   *forget;
 	char	   *insert;
 
+	require_columns(mapping);
 	values[0] = base_keys(mapping);
 	values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	forget = psprintf("UPDATE %s SET member_id = NULL"

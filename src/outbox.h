@@ -28,7 +28,8 @@ extern char *outbox_key(const Mapping *mapping, Datum key, bool isnull,
 
 /*
  * These write as the owner of the queue table, inside the transaction of the
- * caller.  mapping->queue_table must not be NULL.
+ * caller.  mapping->queue_table must not be NULL.  Error 42703 when the queue
+ * table lacks a column.
  */
 extern void outbox_write(const Mapping *mapping, const OutboxRow *row);
 

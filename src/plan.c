@@ -6,6 +6,8 @@
  */
 #include "postgres.h"
 
+#include "utils/memutils.h"
+
 #include "run.h"
 #include "store.h"
 
@@ -80,12 +82,53 @@ plan_member(Run *run, Member *m, List **rows)
 	}
 }
 
+/* What would fail, counted as a run does. */
+static void
+count_failures(Run *run, const Member *m)
+{
+	bool		said = false;
+	ListCell   *lc;
+	int			f;
+
+	foreach(lc, m->entries)
+		if (((Entry *) lfirst(lc))->outcome == ENTRY_FAILED)
+			run->figures.to_django_failed++;
+	foreach(lc, m->pending)
+	{
+		if (((PendingRow *) lfirst(lc))->error == NULL)
+			continue;
+		run->figures.to_firestore_failed++;
+		said = true;
+	}
+	for (f = 0; f < run->map->nfields && !said; f++)
+		if (m->field_error[f] != NULL)
+		{
+			run->figures.to_firestore_failed++;
+			said = true;
+		}
+	if (!said && m->problem != NULL && m->pending == NIL &&
+		(m->nrows > 0 || m->unreadable != NULL))
+		run->figures.to_firestore_failed++;
+}
+
+static void
+keep_rows(Run *run, List *list)
+{
+	PlanRow    *rows = palloc(sizeof(PlanRow) * (list_length(list) + 1));
+	int			i;
+
+	for (i = 0; i < list_length(list); i++)
+		rows[i] = *(PlanRow *) list_nth(list, i);
+	tx_begin();
+	store_plan(run, rows, list_length(list));
+	tx_commit();
+}
+
 /* Keep the plan of a batch and count it in the run's figures. */
 void
 plan_batch(Run *run, Batch *batch)
 {
 	List	   *list = NIL;
-	PlanRow    *rows;
 	int			i;
 
 	for (i = 0; i < batch->n; i++)
@@ -93,14 +136,45 @@ plan_batch(Run *run, Batch *batch)
 		Member	   *m = &batch->members[i];
 
 		plan_member(run, m, &list);
+		count_failures(run, m);
 		run->figures.conflicts += list_length(decide_conflicts(run, m));
 		run->figures.to_django += m->has_pull ? 1 : 0;
 		run->figures.to_firestore += m->has_push ? 1 : 0;
 	}
-	rows = palloc(sizeof(PlanRow) * (list_length(list) + 1));
-	for (i = 0; i < list_length(list); i++)
-		rows[i] = *(PlanRow *) list_nth(list, i);
-	tx_begin();
-	store_plan(run, rows, list_length(list));
-	tx_commit();
+	keep_rows(run, list);
+}
+
+/* Entries that failed when they were staged: no batch has them. */
+void
+plan_staged_failures(Run *run)
+{
+	char	   *after = "";
+	List	   *entries;
+	ListCell   *lc;
+
+	for (;;)
+	{
+		List	   *list = NIL;
+
+		MemoryContextReset(run->page_cxt);
+		MemoryContextSwitchTo(run->page_cxt);
+		tx_begin();
+		entries = store_unclosed(after, EKKSYNC_MAX_WRITES, run->page_cxt);
+		tx_commit();
+		if (entries == NIL)
+			return;
+		foreach(lc, entries)
+		{
+			UnclosedEntry *entry = lfirst(lc);
+			Member		nobody = {.key = entry->key ? entry->key : ""};
+
+			after = MemoryContextStrdup(run->cxt, entry->doc_id);
+			if (entry->decided)
+				continue;
+			add_row(&list, &nobody, "none", NULL, NULL, NULL,
+					psprintf("entry fails: %s", entry->error));
+			run->figures.to_django_failed++;
+		}
+		keep_rows(run, list);
+	}
 }

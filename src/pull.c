@@ -203,7 +203,7 @@ pull_entries(Run *run)
 		if (n > 0)
 		{
 			tx_begin();
-			run->figures.to_django_failed += store_stage(entries, n);
+			store_stage(entries, n);
 			tx_commit();
 		}
 	}
@@ -214,7 +214,7 @@ pull_entries(Run *run)
 /*
  * Mark members due whose documents have changed since we last saw them.  A
  * full scan also finds documents that are gone.  False where nothing is
- * scanned: when that is off, or for a few members, which are read anyway.
+ * scanned: when that is off, or where it is settled who is looked at.
  */
 bool
 pull_scan(Run *run)
@@ -226,7 +226,7 @@ pull_scan(Run *run)
 	FsQuery		query = {0};
 	char	   *after = NULL;
 
-	if (settings.scan == SCAN_OFF || run->opt.nonly >= 0)
+	if (settings.scan == SCAN_OFF || run->opt.nonly >= 0 || run->anew)
 		return false;
 	query.collection = "members";
 	query.limit = EKKSYNC_READ_PAGE;
@@ -396,6 +396,7 @@ pull_close_entries(Run *run)
 {
 	char	   *after = "";
 	List	   *entries;
+	ListCell   *lc;
 
 	for (;;)
 	{
@@ -406,6 +407,9 @@ pull_close_entries(Run *run)
 		tx_commit();
 		if (entries == NIL)
 			return;
+		foreach(lc, entries)
+			if (!((UnclosedEntry *) lfirst(lc))->decided)
+				run->figures.to_django_failed++;
 		close_entries(run, entries);
 		after = MemoryContextStrdup(run->cxt,
 									((UnclosedEntry *) llast(entries))->doc_id);

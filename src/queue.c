@@ -52,19 +52,11 @@ queue_pending_keys(const Mapping *map, const char *after, int limit,
 								 "ORDER BY 1 LIMIT $2", map->queue_table,
 								 after ? ">" : ">=");
 	SqlScope	scope;
-	List	   *list = NIL;
-	uint64		i;
+	List	   *list;
 
 	sql_enter(&scope, map->owner);
 	sql_run_by_index(query, 2, types, values, NULL, false, 0);
-	for (i = 0; i < SPI_processed; i++)
-	{
-		char	   *key = sql_get_text(i, 1, cxt);
-		MemoryContext old = MemoryContextSwitchTo(cxt);
-
-		list = lappend(list, key);
-		MemoryContextSwitchTo(old);
-	}
+	list = sql_get_list(cxt);
 	sql_leave(&scope);
 	return list;
 }

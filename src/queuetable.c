@@ -254,20 +254,106 @@ queue_name(const Attach *attach, const char *name, char **schema,
 }
 
 static void
+refuse_table(const Attach *attach, const char *detail)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("%s cannot be the queue table",
+					relation_qualified(attach->queue_relid)),
+			 errdetail("%s", detail),
+			 errhint("Name another table by queue_table, or rename this one: a new one will be created.")));
+}
+
+/* Does the mapping name the table? */
+static bool
+is_mapped(Oid relid)
+{
+	Oid			type = OIDOID;
+	Datum		value = ObjectIdGetDatum(relid);
+	SqlScope	scope;
+	bool		found;
+
+	sql_enter(&scope, ekksync_owner_oid());
+	sql_run("SELECT 1 FROM (SELECT relation FROM ekksync.mapping UNION ALL"
+			" SELECT relation FROM ekksync.dependency) AS r"
+			" WHERE r.relation = $1", 1, &type, &value, NULL, false, 1);
+	found = SPI_processed > 0;
+	sql_leave(&scope);
+	return found;
+}
+
+/*
+ * A column that would refuse our rows: not null, and we write a null or
+ * nothing to it.  NULL if there is none.
+ */
+static char *
+unfilled_column(Oid relid)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			types[2] = {OIDOID, TEXTARRAYOID};
+	Datum		values[2];
+	char	   *names[lengthof(columns)];
+	char	   *found = NULL;
+	SqlScope	scope;
+	int			i;
+
+	for (i = 0; i < (int) lengthof(columns); i++)
+		names[i] = unconstify(char *, columns[i].name);
+	values[0] = ObjectIdGetDatum(relid);
+	values[1] = sql_text_array(names, lengthof(columns));
+	sql_enter(&scope, ekksync_owner_oid());
+	sql_run("SELECT attname FROM pg_attribute"
+			" WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped"
+			" AND attnotnull AND (attname IN ('member_id', 'synced_at')"
+			" OR NOT (atthasdef OR attidentity <> '')"
+			" AND attname <> ALL ($2)) ORDER BY attnum",
+			2, types, values, NULL, false, 1);
+	if (SPI_processed > 0)
+		found = sql_get_text(0, 1, caller);
+	sql_leave(&scope);
+	return found;
+}
+
+/* Error when a table that we did not make is not a queue. */
+static void
+check_adoption(const Attach *attach)
+{
+	static const char *const own[] = {
+		"ssn", "action", "fields_changed", "sync_status", "created_at"
+	};
+	char	   *unfilled;
+	int			i;
+
+	if (is_mapped(attach->queue_relid))
+		refuse_table(attach, "The mapping uses it.");
+	for (i = 0; i < (int) lengthof(own); i++)
+	{
+		if (!OidIsValid(column_type(attach->queue_relid, own[i])))
+			refuse_table(attach,
+						 psprintf("It is no queue: it has no column \"%s\".",
+								  own[i]));
+	}
+	unfilled = unfilled_column(attach->queue_relid);
+	if (unfilled != NULL)
+		refuse_table(attach,
+					 psprintf("Its column \"%s\" is NOT NULL, and queue rows leave it empty.",
+							  unfilled));
+}
+
+static void
 adopt_table(Attach *attach, bool known)
 {
-	if (get_rel_relkind(attach->queue_relid) != RELKIND_RELATION ||
-		attach->queue_relid == attach->relid)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("%s cannot be the queue table",
-						relation_qualified(attach->queue_relid)),
-				 errhint("Name another table by queue_table.")));
+	if (attach->queue_relid == attach->relid)
+		refuse_table(attach, "It is the member table.");
+	if (get_rel_relkind(attach->queue_relid) != RELKIND_RELATION)
+		refuse_table(attach, "It is not an ordinary table.");
 	require_owner(attach->queue_relid);
+	if (!known)
+		check_adoption(attach);
 	if (!has_privs_of_role(attach->role, relation_owner_oid(attach->queue_relid)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role \"%s\" has not the rights of the owner of queue table %s",
+				 errmsg("role \"%s\" does not have the privileges of the owner of queue table %s",
 						GetUserNameFromId(attach->role, false),
 						relation_qualified(attach->queue_relid)),
 				 errhint("Give the queue table to the owner of the member table.")));

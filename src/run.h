@@ -274,5 +274,6 @@ extern void push_batch(Run *run, Batch *batch);
 
 /* ---- plan.c ---- */
 extern void plan_batch(Run *run, Batch *batch);
+extern void plan_staged_failures(Run *run);
 
 #endif							/* EKKSYNC_RUN_H */

@@ -145,3 +145,20 @@ sql_get_bool(int i, int column)
 
 	return isnull ? false : DatumGetBool(d);
 }
+
+List *
+sql_get_list(MemoryContext cxt)
+{
+	List	   *list = NIL;
+	uint64		i;
+
+	for (i = 0; i < SPI_processed; i++)
+	{
+		char	   *s = sql_get_text(i, 1, cxt);
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+
+		list = lappend(list, s);
+		MemoryContextSwitchTo(old);
+	}
+	return list;
+}

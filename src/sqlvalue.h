@@ -32,4 +32,7 @@ extern int64 sql_get_int8(int i, int column);
 extern TimestampTz sql_get_time(int i, int column);
 extern bool sql_get_bool(int i, int column);
 
+/* The first column of all rows: a list of strings in cxt. */
+extern List *sql_get_list(MemoryContext cxt);
+
 #endif							/* EKKSYNC_SQLVALUE_H */

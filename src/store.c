@@ -1,7 +1,7 @@
 /*
  * store.c
- *		SQL over the extension's own tables: attachment, runs, members, audit.
- *		(The inbox has a file of its own, inbox.c.)
+ *		SQL over ekksync.member: what is known of each member.  (The attachment
+ *		and the runs are in runs.c, entries in inbox.c, the audit in audit.c.)
  *
  * Everything here runs as the extension's owner and touches schema ekksync
  * only: no code of users can run in this scope.
@@ -21,242 +21,25 @@
 #define UNIX_EPOCH_USECS \
 	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
-/* Run one statement as the extension's owner; leaves SPI connected. */
-static void
-ours(SqlScope *scope, const char *query, int nargs, Oid *types, Datum *values,
-	 const char *nulls)
+void
+store_sql(SqlScope *scope, const char *query, int nargs, Oid *types,
+		  Datum *values, const char *nulls)
 {
 	sql_enter(scope, ekksync_owner_oid());
 	sql_run(query, nargs, types, values, nulls, false, 0);
 }
 
-/* The same where nothing is returned. */
-static void
-ours_only(const char *query, int nargs, Oid *types, Datum *values,
-		  const char *nulls)
+void
+store_sql_only(const char *query, int nargs, Oid *types, Datum *values,
+			   const char *nulls)
 {
 	SqlScope	scope;
 
-	ours(&scope, query, nargs, types, values, nulls);
+	store_sql(&scope, query, nargs, types, values, nulls);
 	sql_leave(&scope);
-}
-
-/* ---- attachment ---- */
-
-bool
-store_state(StoreState *state, MemoryContext cxt)
-{
-	SqlScope	scope;
-	bool		found;
-
-	memset(state, 0, sizeof(*state));
-	ours(&scope,
-		 "SELECT paused, paused_reason, project, database_id, "
-		 "system_identifier, accepted, last_scan FROM ekksync.state",
-		 0, NULL, NULL, NULL);
-	found = SPI_processed > 0;
-	if (found)
-	{
-		state->paused = sql_get_bool(0, 1);
-		state->paused_reason = sql_get_text(0, 2, cxt);
-		state->project = sql_get_text(0, 3, cxt);
-		state->database_id = sql_get_text(0, 4, cxt);
-		state->system_identifier = sql_get_int8(0, 5);
-		state->accepted = sql_get_bool(0, 6);
-		state->last_scan = sql_get_time(0, 7);
-	}
-	sql_leave(&scope);
-	return found;
-}
-
-void
-store_bind(const char *project, const char *database_id,
-		   int64 system_identifier)
-{
-	Oid			types[] = {TEXTOID, TEXTOID, INT8OID};
-	Datum		values[] = {sql_text(project), sql_text(database_id),
-	Int64GetDatum(system_identifier)};
-
-	ours_only("UPDATE ekksync.state SET project = $1, database_id = $2, "
-			  "system_identifier = $3, accepted = false",
-			  3, types, values, NULL);
-}
-
-void
-store_pause(const char *reason)
-{
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {sql_text(reason)};
-
-	ours_only("UPDATE ekksync.state SET paused = true, "
-			  "paused_at = clock_timestamp(), paused_reason = $1",
-			  1, types, values, reason == NULL ? "n" : " ");
-}
-
-/* Also lets the next run bind the base to what is in force then. */
-void
-store_resume(void)
-{
-	ours_only("UPDATE ekksync.state SET paused = false, paused_at = NULL, "
-			  "paused_reason = NULL, accepted = true", 0, NULL, NULL, NULL);
-}
-
-void
-store_forget_base(void)
-{
-	ours_only("UPDATE ekksync.member SET base = '{}', in_flight = '[]', "
-			  "doc_update_time = NULL, first_contact = true, due = true",
-			  0, NULL, NULL, NULL);
-	ours_only("UPDATE ekksync.state SET last_scan = NULL, "
-			  "last_full_scan = NULL", 0, NULL, NULL, NULL);
-}
-
-void
-store_scanned(TimestampTz at, bool full)
-{
-	Oid			types[] = {TIMESTAMPTZOID, BOOLOID};
-	Datum		values[] = {TimestampTzGetDatum(at), BoolGetDatum(full)};
-
-	ours_only("UPDATE ekksync.state SET last_scan = $1, last_full_scan = "
-			  "CASE WHEN $2 THEN $1 ELSE last_full_scan END",
-			  2, types, values, NULL);
-}
-
-/* ---- runs ---- */
-
-/*
- * Open a run's record: its number and token go to the run.  Records left open
- * by runs that died are closed as interrupted (the caller holds the run lock,
- * so nobody else's run is open).
- */
-void
-store_run_start(Run *run, const char *direction, const char *scan)
-{
-	Oid			types[] = {TEXTOID, BOOLOID, BOOLOID, TEXTOID};
-	Datum		values[] = {sql_text(direction),
-		BoolGetDatum(run->opt.dry_run), BoolGetDatum(run->opt.nonly >= 0),
-	sql_text(scan)};
-	SqlScope	scope;
-
-	ours_only("UPDATE ekksync.run SET status = 'interrupted', "
-			  "finished_at = clock_timestamp() WHERE status = 'running'",
-			  0, NULL, NULL, NULL);
-	ours(&scope,
-		 "INSERT INTO ekksync.run (direction, dry_run, partial, scan) "
-		 "VALUES ($1, $2, $3, $4) RETURNING id, token, started_at",
-		 4, types, values, NULL);
-	run->id = sql_get_int8(0, 1);
-	run->token = sql_get_text(0, 2, run->cxt);
-	run->started_at = sql_get_time(0, 3);
-	sql_leave(&scope);
-}
-
-void
-store_run_log(Run *run)
-{
-	Oid			types[] = {INT8OID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(run->id), sql_text(run->log_id)};
-
-	ours_only("UPDATE ekksync.run SET log_document = $2 WHERE id = $1",
-			  2, types, values, NULL);
-}
-
-/* Figures so far, and the phase that begins. */
-void
-store_run_progress(Run *run, const char *phase)
-{
-	FsCost		cost = *fs_cost(run->fs);
-	RunFigures *f = &run->figures;
-	Oid			types[16];
-	Datum		values[] = {
-		Int64GetDatum(run->id), sql_text(phase),
-		Int64GetDatum(f->to_firestore), Int64GetDatum(f->to_firestore_failed),
-		Int64GetDatum(f->to_django), Int64GetDatum(f->to_django_failed),
-		Int64GetDatum(f->conflicts),
-		Int64GetDatum(cost.docs_read), Int64GetDatum(cost.docs_written),
-		Int64GetDatum(cost.docs_deleted), Int64GetDatum(cost.bytes_sent),
-		Int64GetDatum(cost.bytes_received), Int64GetDatum(cost.requests),
-		Int64GetDatum(cost.retries), Int64GetDatum(run->peak_memory)
-	};
-	int			i;
-
-	for (i = 0; i < (int) lengthof(values); i++)
-		types[i] = INT8OID;
-	types[1] = TEXTOID;
-	ours_only("UPDATE ekksync.run SET phase = $2, to_firestore = $3, "
-			  "to_firestore_failed = $4, to_django = $5, "
-			  "to_django_failed = $6, conflicts = $7, docs_read = $8, "
-			  "docs_written = $9, docs_deleted = $10, bytes_sent = $11, "
-			  "bytes_received = $12, requests = $13, retries = $14, "
-			  "peak_memory_kb = nullif($15, 0) WHERE id = $1",
-			  lengthof(values), types, values, NULL);
-}
-
-void
-store_run_end(Run *run, const RunEnd *end)
-{
-	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(run->id), sql_text(end->status),
-	sql_text(end->sqlstate), sql_text(end->error)};
-	char		nulls[] = {' ', ' ', end->sqlstate ? ' ' : 'n',
-	end->error ? ' ' : 'n', '\0'};
-
-	store_run_progress(run, end->phase);
-	ours_only("UPDATE ekksync.run SET status = $2, sqlstate = $3, "
-			  "error = $4, finished_at = clock_timestamp() WHERE id = $1",
-			  4, types, values, nulls);
-}
-
-/* Number of the newest run that is open, 0 if none. */
-int64
-store_run_current(void)
-{
-	SqlScope	scope;
-	int64		id;
-
-	ours(&scope, "SELECT max(id) FROM ekksync.run WHERE status = 'running'",
-		 0, NULL, NULL, NULL);
-	id = sql_get_int8(0, 1);
-	sql_leave(&scope);
-	return id;
-}
-
-bool
-store_run_is_plain(int64 id, const char *direction)
-{
-	Oid			types[] = {INT8OID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(id), sql_text(direction)};
-	SqlScope	scope;
-	bool		plain;
-
-	ours(&scope, "SELECT FROM ekksync.run WHERE id = $1 AND direction = $2 "
-		 "AND NOT dry_run AND NOT partial", 2, types, values, NULL);
-	plain = SPI_processed > 0;
-	sql_leave(&scope);
-	return plain;
 }
 
 /* ---- members ---- */
-
-/* First column of an SPI result as a list of strings in cxt; leaves SPI. */
-static List *
-text_list(SqlScope *scope, MemoryContext cxt)
-{
-	List	   *list = NIL;
-	MemoryContext old;
-	uint64		i;
-
-	for (i = 0; i < SPI_processed; i++)
-	{
-		char	   *s = sql_get_text(i, 1, cxt);
-
-		old = MemoryContextSwitchTo(cxt);
-		list = lappend(list, s);
-		MemoryContextSwitchTo(old);
-	}
-	sql_leave(scope);
-	return list;
-}
 
 /* The keys after a key that a query over $1 (the key) and $2 (limit) finds. */
 static List *
@@ -265,9 +48,12 @@ keys_after(const char *query, const char *after, int limit, MemoryContext cxt)
 	Oid			types[] = {TEXTOID, INT8OID};
 	Datum		values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
 	SqlScope	scope;
+	List	   *list;
 
-	ours(&scope, query, 2, types, values, NULL);
-	return text_list(&scope, cxt);
+	store_sql(&scope, query, 2, types, values, NULL);
+	list = sql_get_list(cxt);
+	sql_leave(&scope);
+	return list;
 }
 
 List *
@@ -319,7 +105,7 @@ read_base(const Mapping *map, Member **members, int n, Datum keys,
 	SqlScope	scope;
 	uint64		i;
 
-	ours(&scope,
+	store_sql(&scope,
 		 "SELECT k.n, b.key, (b.value->'v')::text, (b.value->>'t')::int8, "
 		 "b.value->>'o' FROM unnest($1) WITH ORDINALITY k(key, n) "
 		 "JOIN ekksync.member m ON m.key = k.key, jsonb_each(m.base) b",
@@ -372,7 +158,7 @@ read_notes(const Mapping *map, Member **members, int n, Datum keys,
 	int64		last_note = 0;
 	uint64		i;
 
-	ours(&scope,
+	store_sql(&scope,
 		 "SELECT k.n, e.n, (e.note->>'run')::int8, (e.note->>'pre')::int8, "
 		 "f.key, (f.value->0)::text, (f.value->>1)::int8, "
 		 "(e.note->>'at')::int8 "
@@ -411,7 +197,7 @@ store_read_members(const Mapping *map, Member **members, int n,
 	SqlScope	scope;
 	uint64		i;
 
-	ours(&scope,
+	store_sql(&scope,
 		 "SELECT k.n, m.first_contact, m.doc_update_time, m.tombstone "
 		 "FROM unnest($1) WITH ORDINALITY k(key, n) "
 		 "JOIN ekksync.member m ON m.key = k.key",
@@ -442,7 +228,7 @@ store_read_pushed(const Mapping *map, Member **members, int n,
 	SqlScope	scope;
 	uint64		i;
 
-	ours(&scope,
+	store_sql(&scope,
 		 "SELECT k.n, f.key, (f.value->1)::text "
 		 "FROM unnest($1) WITH ORDINALITY k(key, n) "
 		 "JOIN ekksync.change_log l ON l.key = k.key AND l.side = 'firestore', "
@@ -579,7 +365,7 @@ store_write_members(Run *run, Member **members, int n)
 	values[5] = sql_bool_array(due, n);
 	values[6] = sql_bool_array(first, n);
 	values[7] = Int64GetDatum(run->id);
-	ours_only("INSERT INTO ekksync.member AS m (key, base, in_flight, "
+	store_sql_only("INSERT INTO ekksync.member AS m (key, base, in_flight, "
 			  "doc_update_time, tombstone, due, first_contact, last_run) "
 			  "SELECT u.*, $8 FROM unnest($1, $2, $3, $4, $5, $6, $7) u "
 			  "ON CONFLICT (key) DO UPDATE SET "
@@ -593,30 +379,6 @@ store_write_members(Run *run, Member **members, int n)
 }
 
 void
-store_mark_due(char **keys, int n)
-{
-	Oid			types[] = {TEXTARRAYOID};
-	Datum		values[] = {sql_text_array(keys, n)};
-
-	ours_only("UPDATE ekksync.member SET due = true "
-			  "WHERE key = ANY ($1) AND NOT due", 1, types, values, NULL);
-}
-
-int64
-store_live_members(void)
-{
-	SqlScope	scope;
-	int64		count;
-
-	ours(&scope,
-		 "SELECT count(*) FROM ekksync.member WHERE tombstone IS NULL",
-		 0, NULL, NULL, NULL);
-	count = sql_get_int8(0, 1);
-	sql_leave(&scope);
-	return count;
-}
-
-void
 store_scan_page(char **keys, TimestampTz *times, int n, bool full,
 				const char *after, const char *upto)
 {
@@ -625,12 +387,12 @@ store_scan_page(char **keys, TimestampTz *times, int n, bool full,
 	sql_text(after), sql_text(upto)};
 	char		nulls[] = {' ', ' ', after ? ' ' : 'n', upto ? ' ' : 'n', '\0'};
 
-	ours_only("UPDATE ekksync.member m SET due = true "
+	store_sql_only("UPDATE ekksync.member m SET due = true "
 			  "FROM unnest($1, $2) u(key, t) WHERE m.key = u.key "
 			  "AND NOT m.due AND m.doc_update_time IS DISTINCT FROM u.t",
 			  2, types, values, NULL);
 	if (full)
-		ours_only("UPDATE ekksync.member m SET due = true "
+		store_sql_only("UPDATE ekksync.member m SET due = true "
 				  "WHERE NOT m.due AND m.tombstone IS NULL "
 				  "AND ($3 IS NULL OR m.key > $3) "
 				  "AND ($4 IS NULL OR m.key <= $4) "

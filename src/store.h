@@ -9,6 +9,7 @@
 #define EKKSYNC_STORE_H
 
 #include "run.h"
+#include "scope.h"
 
 /* A row of ekksync.state, as far as a run needs it. */
 typedef struct StoreState
@@ -31,6 +32,16 @@ typedef struct RunEnd
 	const char *error;			/* or NULL */
 } RunEnd;
 
+/*
+ * Run one statement over our tables, as the extension's owner.  store_sql
+ * leaves SPI connected for its result: sql_leave ends it.
+ */
+extern void store_sql(SqlScope *scope, const char *query, int nargs,
+					  Oid *types, Datum *values, const char *nulls);
+extern void store_sql_only(const char *query, int nargs, Oid *types,
+						   Datum *values, const char *nulls);
+
+/* attachment and runs (runs.c) */
 extern bool store_state(StoreState *state, MemoryContext cxt);
 extern void store_bind(const char *project, const char *database_id,
 					   int64 system_identifier);
@@ -72,8 +83,6 @@ extern void store_read_members(const Mapping *map, Member **members, int n,
 extern void store_read_pushed(const Mapping *map, Member **members, int n,
 							  MemoryContext cxt);
 extern void store_write_members(Run *run, Member **members, int n);
-extern void store_mark_due(char **keys, int n);
-extern int64 store_live_members(void);
 
 /*
  * Of documents seen by a scan, mark those due whose updateTime is not the
@@ -98,11 +107,12 @@ typedef struct StagedEntry
 typedef struct UnclosedEntry
 {
 	char	   *doc_id;
+	char	   *key;			/* NULL: it names no member */
 	char	   *error;			/* NULL: synced */
+	bool		decided;		/* by a run; else it failed when it was staged */
 } UnclosedEntry;
 
-/* Returns how many have failed, of those that were not staged before. */
-extern int	store_stage(StagedEntry *entries, int n);
+extern void store_stage(StagedEntry *entries, int n);
 extern List *store_inbox_keys(const char *after, int limit, MemoryContext cxt);
 extern void store_read_entries(Member **members, int n, MemoryContext cxt);
 extern void store_decide_entries(Run *run, List *entries);

@@ -344,7 +344,11 @@ run_phases(Run *run)
 	enter_phase(run, "members");
 	run_members(run);
 	if (run->opt.dry_run)
+	{
+		if (run->opt.pull)
+			plan_staged_failures(run);
 		return;
+	}
 	if (run->opt.pull)
 	{
 		enter_phase(run, "close");

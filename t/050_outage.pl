@@ -93,7 +93,7 @@ cmp_ok($record->{retries}, '>=', 1, '... after it was tried again');
 is($db->sql('SELECT first_contact FROM ekksync_status()'), $members,
 	'... and every member is still to be met');
 is($db->sql('SELECT health FROM ekksync_status()'), 'degraded', '... and the status says degraded');
-like($db->sql('SELECT reason FROM ekksync_status()'), qr/^the last run is failed: /,
+like($db->sql('SELECT reason FROM ekksync_status()'), qr/^the last run failed: /,
 	'... with the reason');
 
 # From here on giving up soon is enough.

@@ -184,7 +184,12 @@ sub succeeds
 	succeeds($db, '... and one after ekksync_resume()');
 
 	$db->use_project("$first-2");
-	$db->set_doc($ssn, { profile => { name => 'Úr hinu', kennitala => $ssn }, membership => { status => 'active' } });
+	$db->set_doc($ssn,
+		{
+			profile    => { name => 'Úr hinu', kennitala => $ssn },
+			membership => { status => 'active' },
+			updated_at => timestamp()
+		});
 	my $run = $db->run;
 	is($run->{message}, 'ekksync is paused: the Firestore project or database is not the one of the last run',
 		'project: another one pauses');

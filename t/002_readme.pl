@@ -1,0 +1,170 @@
+# The documents say what is so: every SQL statement of the README runs, its
+# line for cron fails when a run fails, its settings have the defaults that it
+# gives, the reference's example of depends is taken, and the reference and the
+# file table name everything there is.
+
+use strict;
+use warnings;
+use Test::More;
+use EkkSync;
+use IPC::Run ();
+use PostgreSQL::Test::Utils qw(slurp_file);
+
+my $top = $ENV{EKKSYNC_TOP};
+my $readme = slurp_file("$top/README.md");
+my $reference = slurp_file("$top/docs/reference.md");
+my $internals = slurp_file("$top/docs/internals.md");
+
+my $db = EkkSync->new(members => 40, extension => 0, attach => 0);
+
+# What the examples take for granted: two columns and two members.
+$db->sql('ALTER TABLE membership_comrade ADD COLUMN nickname varchar(50)');
+$db->sql('ALTER TABLE membership_contactinfo ADD COLUMN phone2 varchar(32)');
+$db->sql("UPDATE membership_comrade SET ssn = '1201743399' WHERE id = 1");
+$db->sql("UPDATE membership_comrade SET ssn = '2112982049' WHERE id = 2");
+
+# ------------------------------------------------------------ SQL statements
+
+# The statements of the blocks of SQL, without comments.
+sub statements
+{
+	my ($text) = @_;
+	my @found;
+	for my $block ($text =~ /^```sql\n(.*?)^```$/msg)
+	{
+		$block =~ s/^--.*\n//mg;
+		push @found, grep { /\S/ } split /;\s*\n\s*/, $block;
+	}
+	return @found;
+}
+
+# A run that nobody waited for must end before the next statement.
+sub no_run
+{
+	return $db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ekksync run'") == 0;
+}
+
+my @statements = statements($readme);
+cmp_ok(scalar @statements, '>=', 25, 'the README shows statements');
+for my $statement (@statements)
+{
+	my ($name) = $statement =~ /^(.*)/;
+	# the superuser's part; the project is the test's own
+	my $admin = $statement =~ /^(?:CREATE EXTENSION|ALTER DATABASE)\b/;
+	my $project = $db->project;
+	$statement =~ s/'my-project'/'$project'/;
+	my ($status, undef, $error) = $admin ? $db->admin_err($statement) : $db->sql_err($statement);
+	is("$status $error" =~ s/^(\d+) (?:(?:NOTICE|WARNING): .*\n?)*$/$1/r, '0', $name);
+	$db->wait_for(\&no_run) or BAIL_OUT('a run does not end');
+}
+is($db->admin_sql("SELECT string_agg(status, ' ') FROM ekksync.run WHERE status <> 'success'"),
+	'', 'all runs of the README succeeded');
+cmp_ok($db->admin_sql('SELECT count(*) FROM ekksync.run'), '>=', 5, '... and they were runs');
+ok($db->doc('1201743399'), '... and wrote documents');
+
+# ------------------------------------------------------------- the cron line
+
+my ($cron) = $readme =~ /^ *(psql .*ekksync_run.*)$/m;
+ok($cron, 'the README has a line for cron');
+unlike($cron, qr/%/, '... without the sign that cron takes for the end of a line');
+
+sub cron
+{
+	local %ENV = (
+		%ENV,
+		PGHOST => $db->node->host,
+		PGPORT => $db->node->port,
+		PGUSER => 'socialism');
+	my ($out, $err) = ('', '');
+	IPC::Run::run([ 'sh', '-c', $cron ], '<', \undef, '>', \$out, '2>', \$err);
+	return ($? >> 8, $out . $err);
+}
+
+$db->attach;
+is_deeply([cron()], [ 0, '' ], 'the line says nothing and succeeds when the run does');
+$db->admin_sql('ALTER DATABASE socialism SET ekksync.max_retries = 0');
+my $host = $db->host;
+$db->use_host('127.0.0.1:' . EkkSync::free_port());
+my ($status, $said) = cron();
+isnt($status, 0, '... and fails when Firestore cannot be reached');
+is($db->sql('SELECT status FROM ekksync_runs ORDER BY run DESC LIMIT 1'), 'failed', '... which is a failed run');
+my $error = $db->sql('SELECT error FROM ekksync_runs ORDER BY run DESC LIMIT 1');
+like($said, qr/\Q$error\E/, '... and says why');
+$db->use_host($host);
+$db->sql("SELECT ekksync_pause('test')");
+($status, $said) = cron();
+isnt($status, 0, '... and fails when runs are paused');
+like($said, qr/test/, '... with the reason');
+
+# --------------------------------------------------------------- the settings
+
+# In the database postgres nobody has set anything.
+my %default = map { split /\|/, $_, 2 } split /\n/,
+  $db->node->safe_psql('postgres', <<'SQL');
+SELECT name, current_setting(name) FROM pg_settings
+WHERE name LIKE 'ekksync.%' AND setting = boot_val
+SQL
+my %row = $readme =~ /^\| `(ekksync\.\w+)` \| (.*?) \|/mg;
+cmp_ok(scalar keys %default, '>=', 11, 'there are settings');
+is_deeply(
+	[ sort keys %row ],
+	[ split /\n/, $db->node->safe_psql('postgres',
+			q(SELECT name FROM pg_settings WHERE name LIKE 'ekksync.%' ORDER BY name COLLATE "C")) ],
+	'the settings table has every setting and no other');
+for my $name (sort keys %row)
+{
+	is($row{$name} =~ s/^`(.*)`$/$1/r =~ s/^empty$//r, $default{$name}, "default of $name");
+}
+
+# -------------------------------------------------------------- the reference
+
+my ($depends) = $reference =~ /^```json\n(.*?)^```$/ms;
+$db->sql(<<"SQL");
+CREATE FUNCTION titles(integer) RETURNS text[] STABLE LANGUAGE sql AS 'SELECT ''{}''::text[]';
+SELECT ekksync_map('titles2', 'profile.titles', 'text[]', direction => 'push',
+	compute => 'titles(integer)', depends => \$depends\$$depends\$depends\$);
+SQL
+is($db->admin_sql("SELECT count(*) FROM ekksync.dependency WHERE field = 'titles2'"), 2,
+	'the example of depends is taken');
+
+# Functions and views: how the reference must name each, and its arguments or
+# columns.
+my $objects = $db->admin_sql(<<'SQL');
+SELECT CASE n.nspname WHEN 'public' THEN '' ELSE n.nspname || '.' END || proname,
+	array_to_string(proargnames, ' ')
+FROM pg_proc AS o JOIN pg_namespace AS n ON n.oid = pronamespace
+JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = o.oid AND d.deptype = 'e'
+JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'ekksync'
+UNION ALL
+SELECT o.oid::regclass::text,
+	(SELECT string_agg(attname, ' ') FROM pg_attribute WHERE attrelid = o.oid AND attnum > 0)
+FROM pg_class AS o
+JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = o.oid AND d.deptype = 'e'
+JOIN pg_extension AS e ON e.oid = d.refobjid AND e.extname = 'ekksync'
+WHERE relkind = 'v'
+SQL
+my @objects = map { [ split /\|/, $_ ] } split /\n/, $objects;
+cmp_ok(scalar @objects, '>=', 24, 'there are functions and views');
+
+# what stands as code or in a heading
+my $code = join "\n", $reference =~ /(`[^`\n]+`|^### .*)/mg;
+for my $object (sort { $a->[0] cmp $b->[0] } @objects)
+{
+	my ($name, $parts) = @$object;
+	my @missing = grep { $code !~ /(?<![\w.])\Q$_\E(?!\w)/ } $name, split / /, $parts // '';
+	is("@missing", '', "the reference names $name and its parts");
+}
+my %mentioned = map { $_ => 1 } $code =~ /(?<![\w.])(ekksync_\w+)/g;
+my %exists = map { $_->[0] => 1 } @objects;
+is(join(' ', grep { !$exists{$_} } sort keys %mentioned),
+	'', '... and no function or view that does not exist');
+
+# ------------------------------------------------------------- the file table
+
+my %files = map { s{.*/}{}r => 1 } glob "$top/src/*.c";
+my %named = map { $_ => 1 } $internals =~ /`(\w+\.c)`/g;
+cmp_ok(scalar keys %files, '>=', 50, 'there are source files');
+is_deeply([ sort keys %named ], [ sort keys %files ],
+	'docs/internals.md names every source file and no other');
+
+done_testing();

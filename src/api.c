@@ -34,8 +34,8 @@ PG_FUNCTION_INFO_V1(ekksync_resume);
 static void
 get_direction(FunctionCallInfo fcinfo, RunOptions *options)
 {
-	char	   *direction = PG_ARGISNULL(0) ? "both" :
-		text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char *direction =
+		PG_ARGISNULL(0) ? "both" : text_to_cstring(PG_GETARG_TEXT_PP(0));
 
 	options->push = strcmp(direction, "to_django") != 0;
 	options->pull = strcmp(direction, "to_firestore") != 0;
@@ -50,9 +50,9 @@ get_direction(FunctionCallInfo fcinfo, RunOptions *options)
 static void
 get_only(FunctionCallInfo fcinfo, RunOptions *options)
 {
-	Datum	   *elements;
-	bool	   *nulls;
-	int			i;
+	Datum *elements;
+	bool *nulls;
+	int i;
 
 	options->nonly = -1;
 	options->only = NULL;
@@ -63,15 +63,16 @@ get_only(FunctionCallInfo fcinfo, RunOptions *options)
 	options->only = palloc(sizeof(char *) * (options->nonly + 1));
 	for (i = 0; i < options->nonly; i++)
 	{
-		char	   *key = nulls[i] ? "" : TextDatumGetCString(elements[i]);
+		char *key = nulls[i] ? "" : TextDatumGetCString(elements[i]);
 
 		if (strlen(key) == 11 && key[6] == '-')
 			memmove(key + 6, key + 7, 5);
 		if (strlen(key) != 10 || strspn(key, "0123456789") != 10)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("element %d of \"only\" is not a kennitala", i + 1),
-					 errdetail("A kennitala has ten digits, with or without a hyphen after the sixth.")));
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("element %d of \"only\" is not a kennitala",
+								   i + 1),
+							errdetail("A kennitala has ten digits, with or "
+									  "without a hyphen after the sixth.")));
 		options->only[i] = key;
 	}
 }
@@ -86,17 +87,17 @@ static void
 check_may_run(bool wait)
 {
 	if (RecoveryInProgress())
-		ereport(ERROR,
-				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-				 errmsg("cannot run on a standby server"),
-				 errhint("Call ekksync_run() on the primary server.")));
+		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+						errmsg("cannot run on a standby server"),
+						errhint("Call ekksync_run() on the primary server.")));
 	PreventCommandIfReadOnly("ekksync_run()");
 	if (wait && TransactionIdIsValid(GetTopTransactionIdIfAny()))
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("cannot wait for a run in a transaction that has written"),
-				 errdetail("The run would not see what this transaction wrote."),
-				 errhint("Commit first.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+			 errmsg("cannot wait for a run in a transaction that has written"),
+			 errdetail("The run would not see what this transaction wrote."),
+			 errhint("Commit first.")));
 }
 
 /* ---- results ---- */
@@ -108,24 +109,23 @@ check_may_run(bool wait)
 static void
 return_run(FunctionCallInfo fcinfo, int64 run_id, const char *message)
 {
-	static const char *const queries[] = {
-		"SELECT id, status, to_firestore, to_django, conflicts, "
-		"to_firestore_failed + to_django_failed, "
-		"coalesce(finished_at, clock_timestamp()) - started_at, "
-		"coalesce(error, $2), NULL::text, NULL::text, NULL::text, "
-		"NULL::jsonb, NULL::jsonb, NULL::text FROM ekksync.run WHERE id = $1",
-		"SELECT run, 'planned', NULL::int, NULL::int, NULL::int, NULL::int, "
-		"NULL::interval, NULL::text, key, side, field, old_value, new_value, "
-		"note FROM ekksync.plan WHERE run = $1 ORDER BY id"
-	};
-	Oid			types[] = {INT8OID, TEXTOID};
-	Datum		args[] = {Int64GetDatum(run_id), sql_text(message)};
-	char		nulls[] = {' ', message ? ' ' : 'n', '\0'};
-	TupleDesc	desc;
+	static const char *const queries[] =
+		{"SELECT id, status, to_firestore, to_django, conflicts, "
+		 "to_firestore_failed + to_django_failed, "
+		 "coalesce(finished_at, clock_timestamp()) - started_at, "
+		 "coalesce(error, $2), NULL::text, NULL::text, NULL::text, "
+		 "NULL::jsonb, NULL::jsonb, NULL::text FROM ekksync.run WHERE id = $1",
+		 "SELECT run, 'planned', NULL::int, NULL::int, NULL::int, NULL::int, "
+		 "NULL::interval, NULL::text, key, side, field, old_value, new_value, "
+		 "note FROM ekksync.plan WHERE run = $1 ORDER BY id"};
+	Oid types[] = {INT8OID, TEXTOID};
+	Datum args[] = {Int64GetDatum(run_id), sql_text(message)};
+	char nulls[] = {' ', message ? ' ' : 'n', '\0'};
+	TupleDesc desc;
 	Tuplestorestate *store = srf_begin(fcinfo, &desc);
-	SqlScope	scope;
-	uint64		i;
-	int			q;
+	SqlScope scope;
+	uint64 i;
+	int q;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	sql_enter(&scope, ekksync_owner_oid());
@@ -134,8 +134,8 @@ return_run(FunctionCallInfo fcinfo, int64 run_id, const char *message)
 		sql_run(queries[q], 2, types, args, nulls, true, 0);
 		for (i = 0; i < SPI_processed; i++)
 		{
-			Datum		values[RUN_COLUMNS];
-			bool		isnull[RUN_COLUMNS];
+			Datum values[RUN_COLUMNS];
+			bool isnull[RUN_COLUMNS];
 
 			heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
 							  values, isnull);
@@ -153,15 +153,16 @@ return_run(FunctionCallInfo fcinfo, int64 run_id, const char *message)
 static void
 join_run(const RunOptions *options, int64 run_id)
 {
-	bool		plain = !options->dry_run && !options->force &&
-		options->nonly < 0;
+	bool plain = !options->dry_run && !options->force && options->nonly < 0;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	if (!plain || !store_run_is_plain(run_id, sync_direction(options)))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("run " INT64_FORMAT " is in progress", run_id),
-				 plain ? errdetail("It is a dry run, goes in another direction, or is for some members only.") : 0,
+				 plain ? errdetail("It is a dry run, goes in another "
+								   "direction, or is for some members only.")
+					   : 0,
 				 errhint("Try again when it is over: see ekksync_runs.")));
 	PopActiveSnapshot();
 }
@@ -174,7 +175,8 @@ await_turn(bool wait)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("no run can start now"),
-				 errdetail("A transaction that attaches, detaches or maps is open, or another run has just begun."),
+				 errdetail("A transaction that attaches, detaches or maps is "
+						   "open, or another run has just begun."),
 				 errhint("Try again, or use wait => true.")));
 	sync_wait();
 }
@@ -185,12 +187,12 @@ await_turn(bool wait)
 Datum
 ekksync_run(PG_FUNCTION_ARGS)
 {
-	bool		wait = get_flag(fcinfo, 2, true);
+	bool wait = get_flag(fcinfo, 2, true);
 	const char *message = NULL;
 	const Mapping *map;
 	WorkerOutcome outcome;
-	RunOptions	options;
-	int64		run_id;
+	RunOptions options;
+	int64 run_id;
 
 	get_direction(fcinfo, &options);
 	options.dry_run = get_flag(fcinfo, 1, false);
@@ -199,7 +201,7 @@ ekksync_run(PG_FUNCTION_ARGS)
 	check_may_run(wait);
 	map = mapping_get();
 	if (map == NULL || map->problem != NULL)
-		sync_preflight();		/* throws */
+		sync_preflight(); /* throws */
 	outcome = worker_start(map->owner, &options, wait, &run_id);
 	while (outcome == WORKER_BUSY && run_id == 0)
 	{
@@ -223,7 +225,8 @@ ekksync_run(PG_FUNCTION_ARGS)
 			ereport(ERROR,
 					(errcode(ERRCODE_ADMIN_SHUTDOWN),
 					 errmsg("the run's worker ended before the run was over"),
-					 errhint("The next run goes on where it stood. The server log may say more.")));
+					 errhint("The next run goes on where it stood. The server "
+							 "log may say more.")));
 	}
 	return_run(fcinfo, run_id, message);
 	return (Datum) 0;
@@ -247,7 +250,8 @@ ekksync_pause(PG_FUNCTION_ARGS)
 {
 	PreventCommandIfReadOnly("ekksync_pause()");
 	check_attached();
-	store_pause(PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	store_pause(PG_ARGISNULL(0) ? NULL
+								: text_to_cstring(PG_GETARG_TEXT_PP(0)));
 	PG_RETURN_VOID();
 }
 

@@ -35,12 +35,12 @@ same_text(const char *a, const char *b)
 static bool
 same_pending(List *a, List *b)
 {
-	ListCell   *la;
-	ListCell   *lb;
+	ListCell *la;
+	ListCell *lb;
 
 	if (list_length(a) != list_length(b))
 		return false;
-	forboth(la, a, lb, b)
+	forboth (la, a, lb, b)
 		if (((PendingRow *) lfirst(la))->id != ((PendingRow *) lfirst(lb))->id)
 			return false;
 	return true;
@@ -50,10 +50,10 @@ same_pending(List *a, List *b)
 static void
 recheck(Run *run, Member **members, int n)
 {
-	Member	   *before = palloc(sizeof(Member) * (n + 1));
+	Member *before = palloc(sizeof(Member) * (n + 1));
 	MemoryContext old;
-	int			i;
-	int			f;
+	int i;
+	int f;
 
 	for (i = 0; i < n; i++)
 	{
@@ -65,9 +65,9 @@ recheck(Run *run, Member **members, int n)
 	old = MemoryContextSwitchTo(run->page_cxt);
 	for (i = 0; i < n; i++)
 	{
-		Member	   *m = members[i];
-		bool		moved = m->nrows != before[i].nrows ||
-			!same_pending(m->pending, before[i].pending);
+		Member *m = members[i];
+		bool moved = m->nrows != before[i].nrows ||
+					 !same_pending(m->pending, before[i].pending);
 
 		for (f = 0; f < run->map->nfields && !moved; f++)
 			moved = !same_text(m->local[f], before[i].local[f]);
@@ -85,10 +85,10 @@ recheck(Run *run, Member **members, int n)
 static void
 write_rows(Run *run, Member *m, int only)
 {
-	int		   *fields = palloc(sizeof(int) * run->map->nfields);
-	char	  **values = palloc(sizeof(char *) * run->map->nfields);
-	int			n = 0;
-	int			f;
+	int *fields = palloc(sizeof(int) * run->map->nfields);
+	char **values = palloc(sizeof(char *) * run->map->nfields);
+	int n = 0;
+	int f;
 
 	for (f = 0; f < run->map->nfields; f++)
 	{
@@ -106,11 +106,11 @@ static void
 set_base(Member *m, int f, const char *value, MergeStamp stamp,
 		 MergeOrigin origin)
 {
-	BaseValue  *base = &m->base[f];
+	BaseValue *base = &m->base[f];
 
 	base->value = unconstify(char *, value);
-	base->stamp = base->value != NULL && stamp.upto < base->stamp ?
-		base->stamp : stamp.upto;
+	base->stamp = base->value != NULL && stamp.upto < base->stamp ? base->stamp
+																  : stamp.upto;
 	base->origin = origin;
 	base->dirty = true;
 }
@@ -123,7 +123,7 @@ set_base(Member *m, int f, const char *value, MergeStamp stamp,
 static void
 update_base(Run *run, Member *m)
 {
-	int			f;
+	int f;
 
 	for (f = 0; f < run->map->nfields; f++)
 	{
@@ -137,8 +137,8 @@ update_base(Run *run, Member *m)
 				set_base(m, f, in->remote, res->stamp, res->winner);
 		}
 		else if (res->conflict && in->remote != NULL && !m->enqueued[f] &&
-				 (m->gone || (res->action == MERGE_PUSH &&
-							  decide_writes(run, m, f))))
+				 (m->gone ||
+				  (res->action == MERGE_PUSH && decide_writes(run, m, f))))
 			set_base(m, f, in->remote, in->remote_stamp, ORIGIN_FIRESTORE);
 	}
 }
@@ -148,7 +148,7 @@ static void
 add_note(Run *run, Member *m)
 {
 	FlightNote *note = palloc0(sizeof(FlightNote));
-	int			f;
+	int f;
 
 	note->run = run->id;
 	note->has_pre = !m->doc->missing;
@@ -161,9 +161,10 @@ add_note(Run *run, Member *m)
 		if (!decide_writes(run, m, f))
 			continue;
 		note->fields[note->nvalues] = f;
-		note->values[note->nvalues] = unconstify(char *,
-												 m->result[f].action == MERGE_PUSH ?
-												 m->inputs[f].local : m->inputs[f].remote);
+		note->values[note->nvalues] =
+			unconstify(char *, m->result[f].action == MERGE_PUSH
+								   ? m->inputs[f].local
+								   : m->inputs[f].remote);
 		note->stamps[note->nvalues++] = m->result[f].stamp.upto;
 	}
 	m->notes = lappend(list_copy(m->notes), note);
@@ -174,21 +175,23 @@ char *
 change_json(const Run *run, const Member *m, bool firestore)
 {
 	StringInfoData buf;
-	int			f;
+	int f;
 
 	initStringInfo(&buf);
 	for (f = 0; f < run->map->nfields; f++)
 	{
 		const MergeInput *in = &m->inputs[f];
-		bool		pull = m->result[f].action == MERGE_PULL;
+		bool pull = m->result[f].action == MERGE_PULL;
 		const char *was;
 		const char *now;
 
 		if (firestore ? !decide_writes(run, m, f) : !(pull && run->opt.pull))
 			continue;
-		was = !firestore ? in->local : m->enqueued[f] ? m->base[f].value : in->remote;
-		now = firestore && m->result[f].action == MERGE_PUSH ?
-			in->local : in->remote;
+		was = !firestore	   ? in->local
+			  : m->enqueued[f] ? m->base[f].value
+							   : in->remote;
+		now = firestore && m->result[f].action == MERGE_PUSH ? in->local
+															 : in->remote;
 		appendStringInfoChar(&buf, buf.len == 0 ? '{' : ',');
 		escape_json(&buf, run->map->fields[f].name);
 		appendStringInfo(&buf, ":[%s,%s]", was ? was : CANON_NULL, now);
@@ -205,12 +208,12 @@ change_json(const Run *run, const Member *m, bool firestore)
 static void
 settle_rows(Run *run, Member **members, int n)
 {
-	int			max = 0;
-	int			count = 0;
-	int64	   *ids;
-	char	  **errors;
-	ListCell   *lc;
-	int			i;
+	int max = 0;
+	int count = 0;
+	int64 *ids;
+	char **errors;
+	ListCell *lc;
+	int i;
 
 	for (i = 0; i < n; i++)
 		max += list_length(members[i]->pending);
@@ -218,11 +221,11 @@ settle_rows(Run *run, Member **members, int n)
 	errors = palloc(sizeof(char *) * (max + 1));
 	for (i = 0; i < n; i++)
 	{
-		Member	   *m = members[i];
+		Member *m = members[i];
 
 		if (m->has_push || (m->withheld && m->problem == NULL))
 			continue;
-		foreach(lc, m->pending)
+		foreach (lc, m->pending)
 		{
 			PendingRow *row = lfirst(lc);
 
@@ -239,10 +242,10 @@ settle_rows(Run *run, Member **members, int n)
 void
 report_field_errors(Run *run, Member *m)
 {
-	ListCell   *lc;
-	int			f;
+	ListCell *lc;
+	int f;
 
-	foreach(lc, m->pending)
+	foreach (lc, m->pending)
 		if (((PendingRow *) lfirst(lc))->error != NULL)
 			return;
 	for (f = 0; f < run->map->nfields; f++)
@@ -266,9 +269,9 @@ report_field_errors(Run *run, Member *m)
 static void
 count_entries(Run *run, Member *m)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, m->entries)
+	foreach (lc, m->entries)
 		if (((Entry *) lfirst(lc))->outcome == ENTRY_FAILED)
 			run->figures.to_django_failed++;
 }
@@ -295,15 +298,15 @@ record_member(Run *run, Member *m)
 static void
 apply_members(Run *run, Member **members, int n)
 {
-	Member	  **pulls = palloc(sizeof(Member *) * (n + 1));
-	char	  **keys = palloc(sizeof(char *) * (n + 1));
-	char	  **changes = palloc(sizeof(char *) * (n + 1));
-	List	   *conflicts = NIL;
-	List	   *entries = NIL;
+	Member **pulls = palloc(sizeof(Member *) * (n + 1));
+	char **keys = palloc(sizeof(char *) * (n + 1));
+	char **changes = palloc(sizeof(char *) * (n + 1));
+	List *conflicts = NIL;
+	List *entries = NIL;
 	MemoryContext old;
-	int			npulls = 0;
-	int			nchanges = 0;
-	int			i;
+	int npulls = 0;
+	int nchanges = 0;
+	int i;
 
 	for (i = 0; i < n; i++)
 		if (members[i]->has_pull)
@@ -341,17 +344,17 @@ apply_members(Run *run, Member **members, int n)
 /* What apply_work does. */
 typedef struct ApplyWork
 {
-	Run		   *run;
-	Member	  **members;
-	int			n;
-	int			only;			/* >= 0: no more than write this field */
+	Run *run;
+	Member **members;
+	int n;
+	int only; /* >= 0: no more than write this field */
 } ApplyWork;
 
 static void
 apply_work(void *arg)
 {
-	ApplyWork  *work = arg;
-	SqlScope	scope;
+	ApplyWork *work = arg;
+	SqlScope scope;
 
 	if (work->only >= 0)
 		write_rows(work->run, work->members[0], work->only);
@@ -366,12 +369,12 @@ apply_work(void *arg)
 static ErrorData *
 try_apply(Run *run, Member **members, int n)
 {
-	RunFigures	figures = run->figures;
-	Member	   *saved = palloc(sizeof(Member) * (n + 1));
-	Size		base_size = sizeof(BaseValue) * run->map->nfields;
-	ApplyWork	work = {run, members, n, -1};
-	ErrorData  *error;
-	int			i;
+	RunFigures figures = run->figures;
+	Member *saved = palloc(sizeof(Member) * (n + 1));
+	Size base_size = sizeof(BaseValue) * run->map->nfields;
+	ApplyWork work = {run, members, n, -1};
+	ErrorData *error;
+	int i;
 
 	for (i = 0; i < n; i++)
 	{
@@ -394,14 +397,15 @@ try_apply(Run *run, Member **members, int n)
 static void
 refuse_fields(Run *run, Member *m, const ErrorData *error, bool all)
 {
-	int			f;
+	int f;
 
 	if (m->refused == NULL)
-		m->refused = MemoryContextAllocZero(run->page_cxt,
-											sizeof(char *) * run->map->nfields);
+		m->refused =
+			MemoryContextAllocZero(run->page_cxt,
+								   sizeof(char *) * run->map->nfields);
 	for (f = 0; f < run->map->nfields; f++)
 	{
-		ApplyWork	work = {run, &m, 1, f};
+		ApplyWork work = {run, &m, 1, f};
 		const ErrorData *why = error;
 
 		if (m->result[f].action != MERGE_PULL)
@@ -420,8 +424,8 @@ refuse_fields(Run *run, Member *m, const ErrorData *error, bool all)
 static void
 fail_member_work(void *arg)
 {
-	ApplyWork  *work = arg;
-	Member	   *m = work->members[0];
+	ApplyWork *work = arg;
+	Member *m = work->members[0];
 
 	decide_rows(work->run, m);
 	entries_fail(m, m->problem);
@@ -438,7 +442,7 @@ fail_member_work(void *arg)
 static void
 fail_member(Run *run, Member *m, const ErrorData *error)
 {
-	ApplyWork	work = {run, &m, 1, -1};
+	ApplyWork work = {run, &m, 1, -1};
 
 	m->problem = clip_message(error->message);
 	error = tx_guarded(fail_member_work, &work, true);
@@ -450,14 +454,15 @@ fail_member(Run *run, Member *m, const ErrorData *error)
 static void
 apply_alone(Run *run, Member *m)
 {
-	ErrorData  *error = try_apply(run, &m, 1);
-	int			tries;
+	ErrorData *error = try_apply(run, &m, 1);
+	int tries;
 
 	/* the application may just have inserted the row: it is seen now */
 	if (error != NULL && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
 		error = try_apply(run, &m, 1);
 	for (tries = 0; tries < 2 && error != NULL && m->has_pull &&
-		 !error_is_passing(error->sqlerrcode); tries++)
+					!error_is_passing(error->sqlerrcode);
+		 tries++)
 	{
 		refuse_fields(run, m, error, tries > 0);
 		error = try_apply(run, &m, 1);
@@ -477,8 +482,8 @@ apply_alone(Run *run, Member *m)
 void
 apply_batch(Run *run, Batch *batch)
 {
-	Member	  **members = palloc(sizeof(Member *) * (batch->n + 1));
-	int			i;
+	Member **members = palloc(sizeof(Member *) * (batch->n + 1));
+	int i;
 
 	for (i = 0; i < batch->n; i++)
 		members[i] = &batch->members[i];

@@ -36,13 +36,13 @@ PG_FUNCTION_INFO_V1(ekksync_detach);
 /* The attachment that is there already; all zero if there is none. */
 typedef struct Earlier
 {
-	bool		attached;
-	Oid			relid;
-	Oid			queue_relid;
-	char	   *key_column;
-	char	   *filter;
-	char	   *initial;
-	Oid			run_as;
+	bool attached;
+	Oid relid;
+	Oid queue_relid;
+	char *key_column;
+	char *filter;
+	char *initial;
+	Oid run_as;
 } Earlier;
 
 static char *
@@ -64,19 +64,19 @@ check_place(const char *function)
 						GetDatabaseEncodingName()),
 				 errhint("Create the database with ENCODING 'UTF8'.")));
 	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("%s needs a transaction of isolation level READ COMMITTED",
-						function)));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("%s needs a transaction of isolation level READ COMMITTED",
+					function)));
 }
 
 static void
 check_member_table(Oid relid)
 {
 	if (get_rel_name(relid) == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation with OID %u does not exist", relid)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("relation with OID %u does not exist", relid)));
 	require_owner(relid);
 	if (get_rel_relkind(relid) != RELKIND_RELATION ||
 		get_rel_persistence(relid) == RELPERSISTENCE_TEMP ||
@@ -86,7 +86,8 @@ check_member_table(Oid relid)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("%s cannot be the member table",
 						relation_qualified(relid)),
-				 errdetail("Only an ordinary, permanent table can be attached.")));
+				 errdetail(
+					 "Only an ordinary, permanent table can be attached.")));
 }
 
 /* The role that runs work as. */
@@ -101,18 +102,19 @@ choose_role(Attach *attach, Oid run_as)
 				 errmsg("the owner of table %s is a superuser",
 						attach->member_table),
 				 errdetail("Runs work as the owner of the member table."),
-				 errhint("Give the table to the application's role, or name the role explicitly by run_as.")));
+				 errhint("Give the table to the application's role, or name "
+						 "the role explicitly by run_as.")));
 	if (!has_privs_of_role(GetUserId(), attach->role))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied to name role \"%s\" by run_as",
 						GetUserNameFromId(attach->role, false))));
 	if (!has_privs_of_role(attach->role, attach->owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role \"%s\" does not have the privileges of the owner of table %s",
-						GetUserNameFromId(attach->role, false),
-						attach->member_table)));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("role \"%s\" does not have the privileges of "
+							   "the owner of table %s",
+							   GetUserNameFromId(attach->role, false),
+							   attach->member_table)));
 }
 
 /* The single column of the primary key. */
@@ -120,9 +122,9 @@ static void
 find_id_column(Attach *attach)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Oid			type = OIDOID;
-	Datum		value = ObjectIdGetDatum(attach->relid);
-	SqlScope	scope;
+	Oid type = OIDOID;
+	Datum value = ObjectIdGetDatum(attach->relid);
+	SqlScope scope;
 
 	sql_enter(&scope, attach->role);
 	sql_run("SELECT a.attname FROM pg_index i JOIN pg_attribute a"
@@ -132,8 +134,9 @@ find_id_column(Attach *attach)
 	if (SPI_processed > 0)
 		attach->id_column = sql_get_text(0, 1, caller);
 	sql_leave(&scope);
-	attach->id_typid = attach->id_column ?
-		column_type(attach->relid, attach->id_column) : InvalidOid;
+	attach->id_typid = attach->id_column
+						   ? column_type(attach->relid, attach->id_column)
+						   : InvalidOid;
 	if (attach->id_typid != INT2OID && attach->id_typid != INT4OID &&
 		attach->id_typid != INT8OID)
 		ereport(ERROR,
@@ -145,15 +148,17 @@ find_id_column(Attach *attach)
 static void
 find_key_column(Attach *attach)
 {
-	Codec		kennitala = {CODEC_KENNITALA, 0, NULL};
+	Codec kennitala = {CODEC_KENNITALA, 0, NULL};
 
 	attach->key_typid = column_type(attach->relid, attach->key_column);
 	if (!OidIsValid(attach->key_typid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of relation \"%s\" does not exist",
-						attach->key_column, attach->table),
-				 errhint("Name the column that holds the kennitala by key_column.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("column \"%s\" of relation \"%s\" does not exist",
+					attach->key_column, attach->table),
+			 errhint(
+				 "Name the column that holds the kennitala by key_column.")));
 	if (!codec_accepts(&kennitala, attach->key_typid))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -168,18 +173,19 @@ static void
 read_earlier(Earlier *earlier)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	SqlScope	scope;
-	Datum		value;
-	bool		isnull;
+	SqlScope scope;
+	Datum value;
+	bool isnull;
 
 	memset(earlier, 0, sizeof(Earlier));
-	earlier->attached = lock_attachment(&earlier->relid,
-										&earlier->queue_relid);
+	earlier->attached =
+		lock_attachment(&earlier->relid, &earlier->queue_relid);
 	if (!earlier->attached)
 		return;
 	sql_enter(&scope, ekksync_owner_oid());
 	sql_run("SELECT key_column, filter, initial, run_as::oid"
-			" FROM ekksync.state", 0, NULL, NULL, NULL, false, 1);
+			" FROM ekksync.state",
+			0, NULL, NULL, NULL, false, 1);
 	earlier->key_column = sql_get_text(0, 1, caller);
 	earlier->filter = sql_get_text(0, 2, caller);
 	earlier->initial = sql_get_text(0, 3, caller);
@@ -195,11 +201,10 @@ read_earlier(Earlier *earlier)
 static void
 refuse_change(const Attach *attach, const char *what)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("table %s is attached with another %s",
-					attach->member_table, what),
-			 errhint("Use ekksync_detach() first.")));
+	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("table %s is attached with another %s",
+						   attach->member_table, what),
+					errhint("Use ekksync_detach() first.")));
 }
 
 static void
@@ -229,25 +234,26 @@ keep_earlier(Attach *attach, const Earlier *earlier, const char *filter)
 static void
 name_parts(Attach *attach)
 {
-	char	   *underscore;
+	char *underscore;
 
 	attach->schema = get_namespace_name(get_rel_namespace(attach->relid));
 	attach->table = get_rel_name(attach->relid);
 	attach->member_table = relation_qualified(attach->relid);
 	underscore = strchr(attach->table, '_');
-	attach->prefix = underscore ?
-		pnstrdup(attach->table, underscore + 1 - attach->table) : "";
+	attach->prefix =
+		underscore ? pnstrdup(attach->table, underscore + 1 - attach->table)
+				   : "";
 	attach->model = underscore ? underscore + 1 : attach->table;
 }
 
 static void
 write_state(const Attach *attach)
 {
-	Oid			types[7] = {REGCLASSOID, REGCLASSOID, TEXTOID, TEXTOID,
-	TEXTOID, TEXTOID, REGROLEOID};
-	Datum		values[7];
-	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
-	SqlScope	scope;
+	Oid types[7] = {REGCLASSOID, REGCLASSOID, TEXTOID,	 TEXTOID,
+					TEXTOID,	 TEXTOID,	  REGROLEOID};
+	Datum values[7];
+	char nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	SqlScope scope;
 
 	values[0] = ObjectIdGetDatum(attach->relid);
 	values[1] = ObjectIdGetDatum(attach->queue_relid);
@@ -263,8 +269,8 @@ write_state(const Attach *attach)
 	sql_enter(&scope, ekksync_owner_oid());
 	if (attach->again)
 		sql_run("UPDATE ekksync.state SET queue_table = $1"
-				" WHERE queue_table <> $1", 1, &types[1], &values[1], NULL,
-				false, 0);
+				" WHERE queue_table <> $1",
+				1, &types[1], &values[1], NULL, false, 0);
 	else
 		sql_run("INSERT INTO ekksync.state (member_table, queue_table,"
 				" id_column, key_column, filter, initial, run_as)"
@@ -278,12 +284,13 @@ static void
 report_fields(Attach *attach)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	SqlScope	scope;
-	uint64		i;
+	SqlScope scope;
+	uint64 i;
 
 	sql_enter(&scope, ekksync_owner_oid());
 	sql_run("SELECT field, path FROM ekksync.mapping"
-			" ORDER BY field COLLATE \"C\"", 0, NULL, NULL, NULL, false, 0);
+			" ORDER BY field COLLATE \"C\"",
+			0, NULL, NULL, NULL, false, 0);
 	for (i = 0; i < SPI_processed; i++)
 		report_row(&attach->report,
 				   psprintf("field %s", sql_get_text(i, 1, caller)), "kept",
@@ -296,10 +303,10 @@ static void
 ensure_triggers(Attach *attach)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	List	   *tables = list_make1_oid(attach->relid);
-	ListCell   *cell;
-	SqlScope	scope;
-	uint64		i;
+	List *tables = list_make1_oid(attach->relid);
+	ListCell *cell;
+	SqlScope scope;
+	uint64 i;
 
 	sql_enter(&scope, ekksync_owner_oid());
 	sql_run("SELECT r.relation::oid FROM (SELECT relation FROM ekksync.mapping"
@@ -310,15 +317,17 @@ ensure_triggers(Attach *attach)
 	MemoryContextSwitchTo(caller);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		bool		isnull;
+		bool isnull;
 
-		tables = list_append_unique_oid(tables,
-										DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
-																	   SPI_tuptable->tupdesc,
-																	   1, &isnull)));
+		tables =
+			list_append_unique_oid(tables,
+								   DatumGetObjectId(
+									   SPI_getbinval(SPI_tuptable->vals[i],
+													 SPI_tuptable->tupdesc, 1,
+													 &isnull)));
 	}
 	sql_leave(&scope);
-	foreach(cell, tables)
+	foreach (cell, tables)
 	{
 		require_owner(lfirst_oid(cell));
 		if (triggers_ensure(&attach->report, lfirst_oid(cell),
@@ -336,18 +345,19 @@ static void
 grant_surface(Oid role)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Oid			types[2] = {OIDOID, TEXTOID};
-	Datum		values[2];
-	List	   *statements = NIL;
-	ListCell   *cell;
-	SqlScope	scope;
-	uint64		i;
+	Oid types[2] = {OIDOID, TEXTOID};
+	Datum values[2];
+	List *statements = NIL;
+	ListCell *cell;
+	SqlScope scope;
+	uint64 i;
 
 	if (superuser_arg(role))
 		return;
 	values[0] = ObjectIdGetDatum(get_extension_oid("ekksync", false));
-	values[1] = CStringGetTextDatum(psprintf("GRANT %%s ON %%s TO %s",
-											 quote_identifier(GetUserNameFromId(role, false))));
+	values[1] = CStringGetTextDatum(
+		psprintf("GRANT %%s ON %%s TO %s",
+				 quote_identifier(GetUserNameFromId(role, false))));
 	sql_enter(&scope, ekksync_owner_oid());
 	sql_run("SELECT format($2, 'EXECUTE', 'FUNCTION ' || p.oid::regprocedure)"
 			" FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid"
@@ -366,7 +376,7 @@ grant_surface(Oid role)
 	for (i = 0; i < SPI_processed; i++)
 		statements = lappend(statements, sql_get_text(i, 1, caller));
 	sql_leave(&scope);
-	foreach(cell, statements)
+	foreach (cell, statements)
 		run_ddl(ekksync_owner_oid(), lfirst(cell));
 }
 
@@ -374,7 +384,7 @@ grant_surface(Oid role)
 static void
 prepare(Attach *attach, Earlier *earlier, FunctionCallInfo fcinfo)
 {
-	char	   *filter = text_arg(fcinfo, 2);
+	char *filter = text_arg(fcinfo, 2);
 
 	attach->relid = PG_GETARG_OID(0);
 	attach->initial = text_arg(fcinfo, 1);
@@ -382,20 +392,18 @@ prepare(Attach *attach, Earlier *earlier, FunctionCallInfo fcinfo)
 	if (strcmp(attach->initial, "django") != 0 &&
 		strcmp(attach->initial, "firestore") != 0 &&
 		strcmp(attach->initial, "newest") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for \"initial\": \"%s\"",
-						attach->initial),
-				 errhint("Use django, firestore or newest.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("invalid value for \"initial\": \"%s\"",
+							   attach->initial),
+						errhint("Use django, firestore or newest.")));
 	check_member_table(attach->relid);
 	LockRelationOid(attach->relid, ShareRowExclusiveLock);
 	check_member_table(attach->relid);
 	read_earlier(earlier);
 	if (earlier->attached && earlier->relid != attach->relid)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("another table is attached in this database"),
-				 errhint("Use ekksync_detach() first.")));
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("another table is attached in this database"),
+						errhint("Use ekksync_detach() first.")));
 	name_parts(attach);
 	attach->owner = relation_owner_oid(attach->relid);
 	choose_role(attach, PG_ARGISNULL(5) ? earlier->run_as : PG_GETARG_OID(5));
@@ -414,14 +422,15 @@ prepare(Attach *attach, Earlier *earlier, FunctionCallInfo fcinfo)
 Datum
 ekksync_attach(PG_FUNCTION_ARGS)
 {
-	Attach		attach = {0};
-	Earlier		earlier;
+	Attach attach = {0};
+	Earlier earlier;
 
 	check_place("ekksync_attach()");
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1) || PG_ARGISNULL(3))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("member_table, initial and key_column must not be null")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("member_table, initial and key_column must not be null")));
 	report_begin(&attach.report, fcinfo);
 	prepare(&attach, &earlier, fcinfo);
 	queuetable_ensure(&attach, text_arg(fcinfo, 4), earlier.queue_relid);
@@ -456,16 +465,16 @@ check_detach(const Earlier *earlier)
 	else if (OidIsValid(earlier->queue_relid))
 		require_owner(earlier->queue_relid);
 	else if (!has_privs_of_role(GetUserId(), ekksync_owner_oid()))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied to detach"),
-				 errdetail("Neither the member table nor the queue table exists any more.")));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("permission denied to detach"),
+						errdetail("Neither the member table nor the queue "
+								  "table exists any more.")));
 }
 
 static void
 delete_state(void)
 {
-	SqlScope	scope;
+	SqlScope scope;
 
 	sql_enter(&scope, ekksync_owner_oid());
 	sql_run("DELETE FROM ekksync.mapping", 0, NULL, NULL, NULL, false, 0);
@@ -480,16 +489,15 @@ delete_state(void)
 Datum
 ekksync_detach(PG_FUNCTION_ARGS)
 {
-	Report		report;
-	Earlier		earlier;
+	Report report;
+	Earlier earlier;
 
 	check_place("ekksync_detach()");
 	report_begin(&report, fcinfo);
 	read_earlier(&earlier);
 	if (!earlier.attached)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("ekksync is not attached to a member table")));
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("ekksync is not attached to a member table")));
 	check_detach(&earlier);
 	triggers_prune(&report, earlier.relid, true);
 	defaults_drop(&report);

@@ -15,69 +15,68 @@
 typedef struct Report
 {
 	Tuplestorestate *store;
-	TupleDesc	desc;
+	TupleDesc desc;
 } Report;
 
 /* An attachment in the making; texts live as long as the call. */
 typedef struct Attach
 {
-	Report		report;
-	bool		again;			/* this table was attached before */
-	bool		missed;			/* a trigger was missing: changes may be too */
+	Report report;
+	bool again;	 /* this table was attached before */
+	bool missed; /* a trigger was missing: changes may be too */
 
-	Oid			relid;			/* the member table */
-	Oid			owner;			/* its owner */
-	Oid			role;			/* that a run works as */
-	Oid			run_as;			/* the same if it was named, else InvalidOid */
-	char	   *schema;			/* raw */
-	char	   *table;			/* raw */
-	char	   *member_table;	/* qualified and quoted */
-	char	   *prefix;			/* of the table's name, with its underscore */
-	char	   *model;			/* the rest of the name */
-	char	   *id_column;		/* raw */
-	Oid			id_typid;
-	char	   *key_column;		/* raw */
-	Oid			key_typid;
-	char	   *initial;
-	char	   *filter;			/* canonical, or NULL */
-	Oid			queue_relid;
+	Oid relid;			/* the member table */
+	Oid owner;			/* its owner */
+	Oid role;			/* that a run works as */
+	Oid run_as;			/* the same if it was named, else InvalidOid */
+	char *schema;		/* raw */
+	char *table;		/* raw */
+	char *member_table; /* qualified and quoted */
+	char *prefix;		/* of the table's name, with its underscore */
+	char *model;		/* the rest of the name */
+	char *id_column;	/* raw */
+	Oid id_typid;
+	char *key_column; /* raw */
+	Oid key_typid;
+	char *initial;
+	char *filter; /* canonical, or NULL */
+	Oid queue_relid;
 } Attach;
 
 /* One row of ekksync.mapping. */
 typedef struct MappingRow
 {
 	const char *field;
-	Oid			relid;			/* InvalidOid for a computed field */
+	Oid relid; /* InvalidOid for a computed field */
 	const char *column;
 	const char *link;
 	const char *path;
 	const char *codec;
-	const char *options;		/* jsonb as text, or NULL */
+	const char *options; /* jsonb as text, or NULL */
 	const char *direction;
 	const char *policy;
-	const char *compute;		/* signature, or NULL */
-	const char *apply;			/* signature, or NULL */
+	const char *compute; /* signature, or NULL */
+	const char *apply;	 /* signature, or NULL */
 } MappingRow;
 
 /* ---- attach.c ---- */
 
 /* Start a function's report: a materialized set. */
 extern void report_begin(Report *report, FunctionCallInfo fcinfo);
-extern void report_row(Report *report, const char *object,
-					   const char *outcome, const char *fmt,...)
-			pg_attribute_printf(4, 5);
+extern void report_row(Report *report, const char *object, const char *outcome,
+					   const char *fmt, ...) pg_attribute_printf(4, 5);
 
 /* Error 42501 unless the current user may act as the relation's owner. */
 extern void require_owner(Oid relid);
 
 /* Owner of a relation. */
-extern Oid	relation_owner_oid(Oid relid);
+extern Oid relation_owner_oid(Oid relid);
 
 /* Qualified and quoted name of a relation that exists. */
 extern char *relation_qualified(Oid relid);
 
 /* Type of a column, InvalidOid if there is none of that name. */
-extern Oid	column_type(Oid relid, const char *column);
+extern Oid column_type(Oid relid, const char *column);
 
 /* Is there a primary key or unique index on exactly this column? */
 extern bool column_is_unique(Oid relid, const char *column);
@@ -148,4 +147,4 @@ extern void mapping_store(const MappingRow *row);
 extern void dependency_store(const char *field, Oid relid, const char *link,
 							 const char *members);
 
-#endif							/* EKKSYNC_ATTACH_H */
+#endif /* EKKSYNC_ATTACH_H */

@@ -32,11 +32,12 @@ report_begin(Report *report, FunctionCallInfo fcinfo)
 
 	if (result == NULL || !IsA(result, ReturnSetInfo) ||
 		!(result->allowedModes & SFRM_Materialize))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("set-valued function called in context that cannot accept a set")));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("set-valued function called in context that "
+							   "cannot accept a set")));
 	caller = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
-	if (get_call_result_type(fcinfo, NULL, &report->desc) != TYPEFUNC_COMPOSITE)
+	if (get_call_result_type(fcinfo, NULL, &report->desc) !=
+		TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	report->store = tuplestore_begin_heap(false, false, work_mem);
 	result->returnMode = SFRM_Materialize;
@@ -47,17 +48,17 @@ report_begin(Report *report, FunctionCallInfo fcinfo)
 
 void
 report_row(Report *report, const char *object, const char *outcome,
-		   const char *fmt,...)
+		   const char *fmt, ...)
 {
-	Datum		values[3];
-	bool		nulls[3] = {false, false, false};
+	Datum values[3];
+	bool nulls[3] = {false, false, false};
 	StringInfoData detail;
 
 	initStringInfo(&detail);
 	for (;;)
 	{
-		va_list		args;
-		int			needed;
+		va_list args;
+		int needed;
 
 		va_start(args, fmt);
 		needed = appendStringInfoVA(&detail, fmt, args);
@@ -84,8 +85,8 @@ require_owner(Oid relid)
 Oid
 relation_owner_oid(Oid relid)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid owner;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for relation %u", relid);
@@ -97,18 +98,19 @@ relation_owner_oid(Oid relid)
 char *
 relation_qualified(Oid relid)
 {
-	char	   *name = get_rel_name(relid);
+	char *name = get_rel_name(relid);
 
 	if (name == NULL)
 		elog(ERROR, "cache lookup failed for relation %u", relid);
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+	return quote_qualified_identifier(get_namespace_name(
+										  get_rel_namespace(relid)),
 									  name);
 }
 
 Oid
 column_type(Oid relid, const char *column)
 {
-	AttrNumber	attnum = get_attnum(relid, column);
+	AttrNumber attnum = get_attnum(relid, column);
 
 	return attnum > 0 ? get_atttype(relid, attnum) : InvalidOid;
 }
@@ -116,17 +118,18 @@ column_type(Oid relid, const char *column)
 bool
 column_is_unique(Oid relid, const char *column)
 {
-	Oid			types[2] = {OIDOID, INT2OID};
-	Datum		values[2];
-	SqlScope	scope;
-	bool		found;
+	Oid types[2] = {OIDOID, INT2OID};
+	Datum values[2];
+	SqlScope scope;
+	bool found;
 
 	values[0] = ObjectIdGetDatum(relid);
 	values[1] = Int16GetDatum(get_attnum(relid, column));
 	sql_enter(&scope, ekksync_owner_oid());
 	sql_run("SELECT 1 FROM pg_index WHERE indrelid = $1 AND indisunique"
 			" AND indisvalid AND indpred IS NULL AND indnkeyatts = 1"
-			" AND indkey[0] = $2", 2, types, values, NULL, false, 1);
+			" AND indkey[0] = $2",
+			2, types, values, NULL, false, 1);
 	found = SPI_processed > 0;
 	sql_leave(&scope);
 	return found;
@@ -135,9 +138,9 @@ column_is_unique(Oid relid, const char *column)
 bool
 lock_attachment(Oid *member_relid, Oid *queue_relid)
 {
-	SqlScope	scope;
-	bool		attached;
-	bool		isnull;
+	SqlScope scope;
+	bool attached;
+	bool isnull;
 
 	LockRelationOid(ekksync_table_oid("state"), ShareRowExclusiveLock);
 	if (!sync_lock_xact())
@@ -146,16 +149,18 @@ lock_attachment(Oid *member_relid, Oid *queue_relid)
 				 errmsg("a run is in progress"),
 				 errhint("Try again when it is over: see ekksync_runs.")));
 	sql_enter(&scope, ekksync_owner_oid());
-	sql_run("SELECT member_table::oid, queue_table::oid FROM ekksync.state",
-			0, NULL, NULL, NULL, false, 1);
+	sql_run("SELECT member_table::oid, queue_table::oid FROM ekksync.state", 0,
+			NULL, NULL, NULL, false, 1);
 	attached = SPI_processed > 0;
 	if (attached)
 	{
-		HeapTuple	tuple = SPI_tuptable->vals[0];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
+		HeapTuple tuple = SPI_tuptable->vals[0];
+		TupleDesc desc = SPI_tuptable->tupdesc;
 
-		*member_relid = DatumGetObjectId(SPI_getbinval(tuple, desc, 1, &isnull));
-		*queue_relid = DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &isnull));
+		*member_relid =
+			DatumGetObjectId(SPI_getbinval(tuple, desc, 1, &isnull));
+		*queue_relid =
+			DatumGetObjectId(SPI_getbinval(tuple, desc, 2, &isnull));
 	}
 	sql_leave(&scope);
 	return attached;
@@ -164,8 +169,8 @@ lock_attachment(Oid *member_relid, Oid *queue_relid)
 void
 run_ddl(Oid role, const char *statement)
 {
-	SqlScope	scope;
-	int			code;
+	SqlScope scope;
+	int code;
 
 	sql_enter(&scope, role);
 	code = SPI_execute(statement, false, 0);

@@ -29,17 +29,25 @@ audit_time(MergeTime t)
 int
 store_conflicts(Run *run, List *conflicts)
 {
-	Oid			types[] = {INT8OID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID,
-		JSONBARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
-	TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BOOLARRAYOID};
-	int			n = list_length(conflicts);
-	char	  **text[6];
+	Oid types[] = {INT8OID,
+				   TEXTARRAYOID,
+				   TEXTARRAYOID,
+				   JSONBARRAYOID,
+				   JSONBARRAYOID,
+				   TIMESTAMPTZARRAYOID,
+				   TIMESTAMPTZARRAYOID,
+				   TIMESTAMPTZARRAYOID,
+				   TEXTARRAYOID,
+				   TEXTARRAYOID,
+				   BOOLARRAYOID};
+	int n = list_length(conflicts);
+	char **text[6];
 	TimestampTz *times[3];
-	bool	   *potential = palloc(sizeof(bool) * (n + 1));
-	Datum		values[11];
-	SqlScope	scope;
-	int			count;
-	int			i;
+	bool *potential = palloc(sizeof(bool) * (n + 1));
+	Datum values[11];
+	SqlScope scope;
+	int count;
+	int i;
 
 	if (n == 0)
 		return 0;
@@ -57,8 +65,9 @@ store_conflicts(Run *run, List *conflicts)
 		text[3][i] = unconstify(char *, row->firestore_value);
 		text[4][i] = unconstify(char *, row->winner);
 		text[5][i] = unconstify(char *, row->rule);
-		times[0][i] = row->django_stamp.from == row->django_stamp.upto ?
-			audit_time(row->django_stamp.upto) : 0;
+		times[0][i] = row->django_stamp.from == row->django_stamp.upto
+						  ? audit_time(row->django_stamp.upto)
+						  : 0;
 		times[1][i] = audit_time(row->firestore_stamp.from);
 		times[2][i] = audit_time(row->firestore_stamp.upto);
 		potential[i] = row->potential;
@@ -93,12 +102,14 @@ store_conflicts(Run *run, List *conflicts)
 	count = (int) SPI_processed;
 	for (i = 0; i < count; i++)
 		if (sql_get_bool(i, 3))
-			ereport(WARNING,
-					(errmsg("potential conflict in field \"%s\" of member %s",
-							sql_get_text(i, 2, CurrentMemoryContext),
-							mask_key(sql_get_text(i, 1, CurrentMemoryContext))),
-					 errdetail("Both sides changed it within ekksync.conflict_window."),
-					 errhint("See the view ekksync_conflicts.")));
+			ereport(
+				WARNING,
+				(errmsg("potential conflict in field \"%s\" of member %s",
+						sql_get_text(i, 2, CurrentMemoryContext),
+						mask_key(sql_get_text(i, 1, CurrentMemoryContext))),
+				 errdetail(
+					 "Both sides changed it within ekksync.conflict_window."),
+				 errhint("See the view ekksync_conflicts.")));
 	sql_leave(&scope);
 	return count;
 }
@@ -107,9 +118,9 @@ void
 store_change_log(Run *run, const char *side, char **keys, char **changes,
 				 int n)
 {
-	Oid			types[] = {INT8OID, TEXTOID, TEXTARRAYOID, JSONBARRAYOID};
-	Datum		values[4];
-	SqlScope	scope;
+	Oid types[] = {INT8OID, TEXTOID, TEXTARRAYOID, JSONBARRAYOID};
+	Datum values[4];
+	SqlScope scope;
 
 	if (n == 0)
 		return;
@@ -119,7 +130,8 @@ store_change_log(Run *run, const char *side, char **keys, char **changes,
 	values[3] = sql_json_array(changes, n);
 	store_sql(&scope,
 			  "INSERT INTO ekksync.change_log (run, side, key, changes) "
-			  "SELECT $1, $2, u.* FROM unnest($3, $4) u", 4, types, values, NULL);
+			  "SELECT $1, $2, u.* FROM unnest($3, $4) u",
+			  4, types, values, NULL);
 	sql_leave(&scope);
 }
 
@@ -127,7 +139,7 @@ store_change_log(Run *run, const char *side, char **keys, char **changes,
 void
 store_plan_reset(void)
 {
-	SqlScope	scope;
+	SqlScope scope;
 
 	store_sql(&scope, "DELETE FROM ekksync.plan", 0, NULL, NULL, NULL);
 	sql_leave(&scope);
@@ -137,12 +149,12 @@ store_plan_reset(void)
 void
 store_plan(Run *run, PlanRow *rows, int n)
 {
-	Oid			types[] = {INT8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-	JSONBARRAYOID, JSONBARRAYOID, TEXTARRAYOID};
-	char	  **text[6];
-	Datum		values[7];
-	SqlScope	scope;
-	int			i;
+	Oid types[] = {INT8OID,		  TEXTARRAYOID,	 TEXTARRAYOID, TEXTARRAYOID,
+				   JSONBARRAYOID, JSONBARRAYOID, TEXTARRAYOID};
+	char **text[6];
+	Datum values[7];
+	SqlScope scope;
+	int i;
 
 	if (n == 0)
 		return;
@@ -167,6 +179,7 @@ store_plan(Run *run, PlanRow *rows, int n)
 	store_sql(&scope,
 			  "INSERT INTO ekksync.plan (run, key, side, field, old_value, "
 			  "new_value, note) SELECT $1, u.* "
-			  "FROM unnest($2, $3, $4, $5, $6, $7) u", 7, types, values, NULL);
+			  "FROM unnest($2, $3, $4, $5, $6, $7) u",
+			  7, types, values, NULL);
 	sql_leave(&scope);
 }

@@ -19,7 +19,8 @@
 #include "settings.h"
 #include "utils/memutils.h"
 
-#define METADATA_PATH "/computeMetadata/v1/instance/service-accounts/default/token"
+#define METADATA_PATH                                                         \
+	"/computeMetadata/v1/instance/service-accounts/default/token"
 
 /* A token is renewed this many seconds before its end. */
 #define RENEW_BEFORE 60
@@ -31,11 +32,11 @@
 /* The token of this process; its strings are in TopMemoryContext. */
 static struct
 {
-	char	   *token;			/* NULL: none */
-	char	   *origin;			/* where it is from, for people */
-	char	   *source;			/* path of the key file, "" for none */
+	char *token;  /* NULL: none */
+	char *origin; /* where it is from, for people */
+	char *source; /* path of the key file, "" for none */
 	TimestampTz renew_at;
-}			auth;
+} auth;
 
 /* ---- the token that is kept ---- */
 
@@ -59,7 +60,7 @@ static void
 keep_token(const char *token, const cJSON *life, TimestampTz asked,
 		   const char *origin, const char *path)
 {
-	double		seconds = cJSON_IsNumber(life) ? life->valuedouble : 0;
+	double seconds = cJSON_IsNumber(life) ? life->valuedouble : 0;
 
 	seconds = Max(0, Min(seconds, SECS_PER_DAY));
 	auth.renew_at = asked + ((int64) seconds - RENEW_BEFORE) * USECS_PER_SEC;
@@ -89,20 +90,20 @@ grant_by_metadata(AuthGrant *grant)
 static void
 send_request(const HttpRequest *request, HttpResponse *response)
 {
-	HttpClient *http = http_open(CurrentMemoryContext,
-								 settings.connect_timeout,
-								 Min(settings.request_timeout, TOKEN_TIMEOUT));
+	HttpClient *http =
+		http_open(CurrentMemoryContext, settings.connect_timeout,
+				  Min(settings.request_timeout, TOKEN_TIMEOUT));
 
 	for (int attempt = 1;; attempt++)
 	{
-		bool		passing;
+		bool passing;
 
 		http_perform(http, request, response, 1);
 		if (response->body != NULL)
 			auth_guard(response->body, response->body_len);
 		passing = response->failure == HTTP_CONNECT ||
-			response->failure == HTTP_LOST ||
-			response->status == 429 || response->status >= 500;
+				  response->failure == HTTP_LOST || response->status == 429 ||
+				  response->status >= 500;
 		if (!passing || attempt == TOKEN_TRIES)
 			return;
 		http_sleep(500 * attempt);
@@ -115,16 +116,18 @@ grant_refused(const AuthGrant *grant, int status, const cJSON *json,
 			  SyncError *err)
 {
 	const char *code = auth_string(json, "error");
-	const char *reason =
-		cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json,
-															  "error_description"));
-	bool		invalid = code != NULL && strcmp(code, "invalid_grant") == 0;
+	const char *reason = cJSON_GetStringValue(
+		cJSON_GetObjectItemCaseSensitive(json, "error_description"));
+	bool invalid = code != NULL && strcmp(code, "invalid_grant") == 0;
 
-	return sync_error(err, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
-					  "%s answered %d%s%s%s%s%s", grant->server, status,
-					  code ? " " : "", code ? auth_safe_text(code) : "",
-					  reason ? ": " : "", reason ? auth_safe_text(reason) : "",
-					  invalid ? "; check this server's clock, and that the key is still valid" : "");
+	return sync_error(
+		err, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+		"%s answered %d%s%s%s%s%s", grant->server, status, code ? " " : "",
+		code ? auth_safe_text(code) : "", reason ? ": " : "",
+		reason ? auth_safe_text(reason) : "",
+		invalid
+			? "; check this server's clock, and that the key is still valid"
+			: "");
 }
 
 /*
@@ -135,7 +138,7 @@ static bool
 fetch_token(const char *path, const char *name, SyncError *err)
 {
 	TimestampTz asked = GetCurrentTimestamp();
-	AuthGrant	grant = {{0}};
+	AuthGrant grant = {{0}};
 	HttpResponse response;
 	const cJSON *json = NULL;
 	const char *token;
@@ -171,7 +174,7 @@ auth_token(void *arg, bool refresh, SyncError *err)
 {
 	MemoryContext old = CurrentMemoryContext;
 	MemoryContext cxt;
-	SyncError	why = {0};
+	SyncError why = {0};
 	const char *name = "ekksync.credentials";
 	const char *path = settings.credentials;
 

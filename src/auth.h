@@ -28,4 +28,4 @@ extern const char *auth_token(void *arg, bool refresh, SyncError *err);
  */
 extern const char *auth_origin(void);
 
-#endif							/* EKKSYNC_AUTH_H */
+#endif /* EKKSYNC_AUTH_H */

@@ -21,8 +21,8 @@
 typedef struct AuthGrant
 {
 	HttpRequest request;
-	const char *server;			/* who is asked, for people */
-	const char *origin;			/* where the token is from, for people */
+	const char *server; /* who is asked, for people */
+	const char *origin; /* where the token is from, for people */
 } AuthGrant;
 
 /* ---- authkey.c ---- */
@@ -61,4 +61,4 @@ extern const char *auth_string(const cJSON *object, const char *name);
  */
 extern char *auth_safe_text(const char *text);
 
-#endif							/* EKKSYNC_AUTHINT_H */
+#endif /* EKKSYNC_AUTHINT_H */

@@ -46,9 +46,11 @@ file_problem(const struct stat *st)
 		return "is not a regular file";
 	if (st->st_uid != geteuid() && st->st_uid != 0)
 		return "must belong to the server's user or to root";
-	if (st->st_uid == geteuid() ? (st->st_mode & (S_IRWXG | S_IRWXO)) != 0 :
-		(st->st_mode & (S_IWGRP | S_IXGRP | S_IRWXO)) != 0)
-		return "is open to other users: its mode must be 0600 or less, or 0640 or less if root owns it";
+	if (st->st_uid == geteuid()
+			? (st->st_mode & (S_IRWXG | S_IRWXO)) != 0
+			: (st->st_mode & (S_IWGRP | S_IXGRP | S_IRWXO)) != 0)
+		return "is open to other users: its mode must be 0600 or less, or "
+			   "0640 or less if root owns it";
 	if (st->st_size > AUTH_MAX_TEXT)
 		return "is too large for a key file";
 	return NULL;
@@ -63,9 +65,9 @@ read_key_file(const char *path, const char **problem)
 {
 	struct stat st;
 	const cJSON *json = NULL;
-	char	   *text;
-	ssize_t		len;
-	int			fd;
+	char *text;
+	ssize_t len;
+	int fd;
 
 	/* without O_NONBLOCK a FIFO would be waited for */
 	fd = OpenTransientFile(path, O_RDONLY | O_NONBLOCK | PG_BINARY);
@@ -94,8 +96,8 @@ read_key_file(const char *path, const char **problem)
 static void
 append_base64url(StringInfo out, const void *data, int len)
 {
-	char	   *text = out->data + out->len;
-	int			n = pg_b64_encode(data, len, text, out->maxlen - out->len - 1);
+	char *text = out->data + out->len;
+	int n = pg_b64_encode(data, len, text, out->maxlen - out->len - 1);
 
 	Assert(n >= 0);
 	while (n > 0 && text[n - 1] == '=')
@@ -122,15 +124,14 @@ static size_t
 sign_rs256(const char *pem, const void *text, size_t len,
 		   unsigned char *signature)
 {
-	size_t		result = MAX_SIGNATURE;
-	BIO		   *bio = BIO_new_mem_buf(pem, -1);
+	size_t result = MAX_SIGNATURE;
+	BIO *bio = BIO_new_mem_buf(pem, -1);
 	EVP_MD_CTX *md = EVP_MD_CTX_new();
-	EVP_PKEY   *key = NULL;
+	EVP_PKEY *key = NULL;
 
 	if (bio != NULL)
 		key = PEM_read_bio_PrivateKey(bio, NULL, no_passphrase, NULL);
-	if (key == NULL || md == NULL ||
-		EVP_PKEY_base_id(key) != EVP_PKEY_RSA ||
+	if (key == NULL || md == NULL || EVP_PKEY_base_id(key) != EVP_PKEY_RSA ||
 		EVP_PKEY_size(key) > MAX_SIGNATURE ||
 		EVP_DigestSignInit(md, NULL, EVP_sha256(), NULL, key) != 1 ||
 		EVP_DigestSign(md, signature, &result, text, len) != 1)
@@ -147,7 +148,7 @@ static void
 make_statement(const cJSON *file, StringInfo header, StringInfo claims)
 {
 	const char *key_id = auth_string(file, "private_key_id");
-	int64		now = (int64) time(NULL);
+	int64 now = (int64) time(NULL);
 
 	initStringInfo(header);
 	appendStringInfoString(header, "{\"alg\":\"RS256\",\"typ\":\"JWT\"");
@@ -163,7 +164,8 @@ make_statement(const cJSON *file, StringInfo header, StringInfo claims)
 	escape_json(claims, auth_string(file, "client_email"));
 	appendStringInfoString(claims, ",\"aud\":");
 	escape_json(claims, auth_string(file, "token_uri"));
-	appendStringInfo(claims, ",\"scope\":\"%s\",\"iat\":" INT64_FORMAT
+	appendStringInfo(claims,
+					 ",\"scope\":\"%s\",\"iat\":" INT64_FORMAT
 					 ",\"exp\":" INT64_FORMAT "}",
 					 SCOPE, now, now + STATEMENT_LIFE);
 }
@@ -176,12 +178,12 @@ static StringInfo
 make_body(const cJSON *file)
 {
 	const cJSON *pem = cJSON_GetObjectItemCaseSensitive(file, "private_key");
-	StringInfo	body = makeStringInfo();
+	StringInfo body = makeStringInfo();
 	StringInfoData header;
 	StringInfoData claims;
 	unsigned char signature[MAX_SIGNATURE];
-	size_t		len;
-	int			start;
+	size_t len;
+	int start;
 
 	make_statement(file, &header, &claims);
 	appendStringInfoString(body, "grant_type=" GRANT_TYPE "&assertion=");
@@ -189,8 +191,8 @@ make_body(const cJSON *file)
 
 	/* all room at once: what is guarded must not move */
 	enlargeStringInfo(body, 2 + pg_b64_enc_len(header.len) +
-					  pg_b64_enc_len(claims.len) +
-					  pg_b64_enc_len(MAX_SIGNATURE));
+								pg_b64_enc_len(claims.len) +
+								pg_b64_enc_len(MAX_SIGNATURE));
 	auth_guard(body->data, body->maxlen);
 	append_base64url(body, header.data, header.len);
 	appendStringInfoChar(body, '.');
@@ -214,10 +216,12 @@ content_problem(const cJSON *file)
 	if (type == NULL)
 		return "has no type";
 	if (strcmp(type, "authorized_user") == 0)
-		return "is of type \"authorized_user\", a person's login: ekksync needs the key of a service account";
+		return "is of type \"authorized_user\", a person's login: ekksync "
+			   "needs the key of a service account";
 	if (strcmp(type, "service_account") != 0)
-		return psprintf("is of type \"%s\": ekksync needs the key of a service account",
-						auth_safe_text(type));
+		return psprintf(
+			"is of type \"%s\": ekksync needs the key of a service account",
+			auth_safe_text(type));
 	if (auth_string(file, "client_email") == NULL)
 		return "has no usable \"client_email\"";
 	if (auth_string(file, "token_uri") == NULL)
@@ -231,7 +235,7 @@ content_problem(const cJSON *file)
 static bool
 fill_grant(AuthGrant *grant, const cJSON *file, const char *name)
 {
-	StringInfo	body = make_body(file);
+	StringInfo body = make_body(file);
 
 	if (body == NULL)
 		return false;
@@ -240,10 +244,11 @@ fill_grant(AuthGrant *grant, const cJSON *file, const char *name)
 	grant->request.body = body->data;
 	grant->request.body_len = body->len;
 	grant->request.content_type = "application/x-www-form-urlencoded";
-	grant->server = psprintf("the token server %s",
-							 auth_safe_text(grant->request.url));
-	grant->origin = psprintf("service account %s, by the key file that %s names",
-							 auth_string(file, "client_email"), name);
+	grant->server =
+		psprintf("the token server %s", auth_safe_text(grant->request.url));
+	grant->origin =
+		psprintf("service account %s, by the key file that %s names",
+				 auth_string(file, "client_email"), name);
 	return true;
 }
 
@@ -252,8 +257,8 @@ auth_key_grant(AuthGrant *grant, const char *path, const char *name,
 			   SyncError *err)
 {
 	MemoryContext old = CurrentMemoryContext;
-	MemoryContext key_cxt = AllocSetContextCreate(old, "ekksync key",
-												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext key_cxt =
+		AllocSetContextCreate(old, "ekksync key", ALLOCSET_DEFAULT_SIZES);
 	const char *problem = NULL;
 	const cJSON *file;
 

@@ -19,20 +19,20 @@
 typedef struct Secret
 {
 	MemoryContextCallback callback;
-	void	   *data;			/* palloc'd, or NULL */
-	size_t		len;
-	cJSON	   *json;			/* an object of strings, or NULL */
+	void *data; /* palloc'd, or NULL */
+	size_t len;
+	cJSON *json; /* an object of strings, or NULL */
 } Secret;
 
 static void
 secret_wipe(void *arg)
 {
-	Secret	   *secret = arg;
-	cJSON	   *child;
+	Secret *secret = arg;
+	cJSON *child;
 
 	if (secret->data != NULL)
 		explicit_bzero(secret->data, secret->len);
-	cJSON_ArrayForEach(child, secret->json)
+	cJSON_ArrayForEach (child, secret->json)
 	{
 		if (cJSON_IsString(child))
 			explicit_bzero(child->valuestring, strlen(child->valuestring));
@@ -44,7 +44,7 @@ secret_wipe(void *arg)
 static Secret *
 secret_create(void)
 {
-	Secret	   *secret = palloc0(sizeof(Secret));
+	Secret *secret = palloc0(sizeof(Secret));
 
 	secret->callback.func = secret_wipe;
 	secret->callback.arg = secret;
@@ -56,7 +56,7 @@ secret_create(void)
 void
 auth_guard(void *data, size_t len)
 {
-	Secret	   *secret = secret_create();
+	Secret *secret = secret_create();
 
 	secret->len = len;
 	secret->data = data;
@@ -65,7 +65,7 @@ auth_guard(void *data, size_t len)
 const cJSON *
 auth_parse(const char *text, size_t len)
 {
-	Secret	   *secret = secret_create();
+	Secret *secret = secret_create();
 
 	secret->json = cJSON_ParseWithLength(text, len);
 	return cJSON_IsObject(secret->json) ? secret->json : NULL;
@@ -76,7 +76,8 @@ auth_string(const cJSON *object, const char *name)
 {
 	const char *text;
 
-	text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, name));
+	text =
+		cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, name));
 	if (text == NULL || *text == '\0')
 		return NULL;
 	for (const char *s = text; *s; s++)
@@ -95,13 +96,14 @@ auth_safe_text(const char *text)
 	initStringInfo(&safe);
 	while (*text && safe.len < SAFE_LEN)
 	{
-		size_t		len = strcspn(text, " \t\r\n\"':,;()");
+		size_t len = strcspn(text, " \t\r\n\"':,;()");
 
 		if (len >= SECRET_LEN)
 			appendStringInfoString(&safe, "[...]");
 		for (size_t i = 0; i < len && len < SECRET_LEN; i++)
-			appendStringInfoChar(&safe,
-								 text[i] > ' ' && text[i] <= '~' ? text[i] : '?');
+			appendStringInfoChar(&safe, text[i] > ' ' && text[i] <= '~'
+											? text[i]
+											: '?');
 		text += len;
 		if (*text)
 		{

@@ -24,13 +24,13 @@
 static void
 new_batch(Run *run, Batch *batch, List *keys)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	batch->n = 0;
 	batch->members = palloc0(sizeof(Member) * (list_length(keys) + 1));
-	foreach(lc, keys)
+	foreach (lc, keys)
 	{
-		Member	   *m = &batch->members[batch->n++];
+		Member *m = &batch->members[batch->n++];
 
 		m->key = lfirst(lc);
 		m->base = palloc0(sizeof(BaseValue) * run->map->nfields);
@@ -40,8 +40,8 @@ new_batch(Run *run, Batch *batch, List *keys)
 static Member **
 batch_members(Batch *batch)
 {
-	Member	  **members = palloc(sizeof(Member *) * (batch->n + 1));
-	int			i;
+	Member **members = palloc(sizeof(Member *) * (batch->n + 1));
+	int i;
 
 	for (i = 0; i < batch->n; i++)
 		members[i] = &batch->members[i];
@@ -55,20 +55,20 @@ batch_members(Batch *batch)
 static List *
 moved_keys(Batch *batch, List *keys)
 {
-	List	   *more = NIL;
-	ListCell   *lc;
-	ListCell   *lc2;
-	int			i;
+	List *more = NIL;
+	ListCell *lc;
+	ListCell *lc2;
+	int i;
 
 	for (i = 0; i < batch->n; i++)
-		foreach(lc, batch->members[i].pending)
+		foreach (lc, batch->members[i].pending)
 		{
-			char	   *to = ((PendingRow *) lfirst(lc))->moved_to;
-			bool		there = to == NULL || strlen(to) != 10;
+			char *to = ((PendingRow *) lfirst(lc))->moved_to;
+			bool there = to == NULL || strlen(to) != 10;
 
-			foreach(lc2, keys)
+			foreach (lc2, keys)
 				there = there || strcmp(lfirst(lc2), to) == 0;
-			foreach(lc2, more)
+			foreach (lc2, more)
 				there = there || strcmp(lfirst(lc2), to) == 0;
 			if (!there)
 				more = lappend(more, to);
@@ -79,15 +79,15 @@ moved_keys(Batch *batch, List *keys)
 /* What read_rows does in a subtransaction. */
 typedef struct RowsRead
 {
-	Run		   *run;
-	Member	  **members;
-	int			n;
+	Run *run;
+	Member **members;
+	int n;
 } RowsRead;
 
 static void
 read_rows_work(void *arg)
 {
-	RowsRead   *r = arg;
+	RowsRead *r = arg;
 
 	rows_read(r->run->map, r->members, r->n, false, r->run->page_cxt);
 }
@@ -97,7 +97,7 @@ static bool
 is_about_all(const ErrorData *error)
 {
 	return ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
-		ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION;
+		   ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION;
 }
 
 /*
@@ -109,23 +109,24 @@ is_about_all(const ErrorData *error)
 static void
 read_rows(Run *run, Member **members, int n)
 {
-	RowsRead	all = {run, members, n};
-	ErrorData  *error = sql_guarded_error(read_rows_work, &all);
-	int			failed = 0;
-	int			i;
+	RowsRead all = {run, members, n};
+	ErrorData *error = sql_guarded_error(read_rows_work, &all);
+	int failed = 0;
+	int i;
 
 	if (error == NULL)
 		return;
 	for (i = 0; i < n && !error_is_passing(error->sqlerrcode) &&
-		 !error_ends_run(error->sqlerrcode); i++)
+				!error_ends_run(error->sqlerrcode);
+		 i++)
 	{
-		RowsRead	one = {run, &members[i], 1};
-		ErrorData  *why = sql_guarded_error(read_rows_work, &one);
+		RowsRead one = {run, &members[i], 1};
+		ErrorData *why = sql_guarded_error(read_rows_work, &one);
 
 		if (why == NULL)
 			continue;
-		members[i]->unreadable = MemoryContextStrdup(run->page_cxt,
-													 clip_message(why->message));
+		members[i]->unreadable =
+			MemoryContextStrdup(run->page_cxt, clip_message(why->message));
 		error = why;
 		failed++;
 	}
@@ -139,9 +140,9 @@ read_rows(Run *run, Member **members, int n)
 static void
 read_history(Run *run, Member **members, int n)
 {
-	Member	  **some = palloc(sizeof(Member *) * (n + 1));
-	int			nsome = 0;
-	int			i;
+	Member **some = palloc(sizeof(Member *) * (n + 1));
+	int nsome = 0;
+	int i;
 
 	for (i = 0; i < n; i++)
 		if (members[i]->entries != NIL)
@@ -160,21 +161,21 @@ read_history(Run *run, Member **members, int n)
 /* What read_batch_work does. */
 typedef struct BatchRead
 {
-	Run		   *run;
-	Batch	   *batch;
-	List	   *keys;
+	Run *run;
+	Batch *batch;
+	List *keys;
 } BatchRead;
 
 /* Read PostgreSQL's side of a batch: first pending rows, then values. */
 static void
 read_batch_work(void *arg)
 {
-	BatchRead  *work = arg;
-	Run		   *run = work->run;
-	Batch	   *batch = work->batch;
+	BatchRead *work = arg;
+	Run *run = work->run;
+	Batch *batch = work->batch;
 	MemoryContext cxt = run->page_cxt;
-	Member	  **members;
-	List	   *more;
+	Member **members;
+	List *more;
 
 	MemoryContextSwitchTo(cxt);
 	new_batch(run, batch, work->keys);
@@ -199,8 +200,8 @@ read_batch_work(void *arg)
 static bool
 read_batch(Run *run, Batch *batch, List *keys)
 {
-	BatchRead	work = {run, batch, keys};
-	ErrorData  *error = tx_guarded(read_batch_work, &work, true);
+	BatchRead work = {run, batch, keys};
+	ErrorData *error = tx_guarded(read_batch_work, &work, true);
 
 	if (error != NULL && !error_is_passing(error->sqlerrcode))
 		ReThrowError(error);
@@ -210,7 +211,7 @@ read_batch(Run *run, Batch *batch, List *keys)
 static void
 decide_batch(Run *run, Batch *batch)
 {
-	int			i;
+	int i;
 
 	tx_begin();
 	MemoryContextSwitchTo(run->page_cxt);
@@ -227,9 +228,9 @@ decide_batch(Run *run, Batch *batch)
 static List *
 try_batch(Run *run, List *keys)
 {
-	List	   *again = NIL;
-	Batch		batch;
-	int			i;
+	List *again = NIL;
+	Batch batch;
+	int i;
 
 	if (!read_batch(run, &batch, keys))
 		return keys;
@@ -249,7 +250,7 @@ try_batch(Run *run, List *keys)
 			continue;
 		again = lappend(again, batch.members[i].key);
 		if (batch.members[i].recreate)
-			run->recreates--;	/* counted again then */
+			run->recreates--; /* counted again then */
 	}
 	return again;
 }
@@ -261,19 +262,19 @@ try_batch(Run *run, List *keys)
 void
 batch_run(Run *run, List *keys)
 {
-	MemoryContext key_cxt = AllocSetContextCreate(run->cxt, "ekksync keys",
-												  ALLOCSET_SMALL_SIZES);
-	int			round;
-	ListCell   *lc;
+	MemoryContext key_cxt =
+		AllocSetContextCreate(run->cxt, "ekksync keys", ALLOCSET_SMALL_SIZES);
+	int round;
+	ListCell *lc;
 
 	for (round = 0; keys != NIL && round < MAX_ROUNDS; round++)
 	{
-		List	   *copy = NIL;
+		List *copy = NIL;
 
 		if (round > 0)
 			http_sleep(50 << round);
 		MemoryContextSwitchTo(key_cxt);
-		foreach(lc, keys)
+		foreach (lc, keys)
 			copy = lappend(copy, pstrdup(lfirst(lc)));
 		MemoryContextReset(run->page_cxt);
 		MemoryContextSwitchTo(run->page_cxt);

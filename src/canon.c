@@ -39,8 +39,9 @@ text_check(const char *s, SyncError *err)
 
 	/* wire_parse leaves this where the JSON text had \u0000 */
 	if (strstr(s, WIRE_ZERO) != NULL)
-		return sync_error(err, ERRCODE_UNTRANSLATABLE_CHARACTER,
-						  "text holds the character \\u0000, which PostgreSQL cannot store");
+		return sync_error(
+			err, ERRCODE_UNTRANSLATABLE_CHARACTER,
+			"text holds the character \\u0000, which PostgreSQL cannot store");
 	return sync_error(err, ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
 					  "text is not valid UTF-8");
 }
@@ -101,7 +102,7 @@ canon_scan_string(const char *p, char **text)
 	initStringInfo(&buf);
 	while (*p != '"')
 	{
-		size_t		len = strcspn(p, "\"\\");
+		size_t len = strcspn(p, "\"\\");
 
 		appendBinaryStringInfo(&buf, p, (int) len);
 		p += len;
@@ -122,7 +123,7 @@ canon_scan_string(const char *p, char **text)
 char *
 canon_to_text(const char *canon)
 {
-	char	   *text;
+	char *text;
 	const char *end = canon_scan_string(canon, &text);
 
 	return (end != NULL && *end == '\0') ? text : NULL;
@@ -133,8 +134,8 @@ int
 canon_to_texts(const char *canon, char ***texts)
 {
 	const char *p = canon + 1;
-	int			size = 8;
-	int			n = 0;
+	int size = 8;
+	int n = 0;
 
 	*texts = palloc(size * sizeof(char *));
 	if (strcmp(canon, "[]") == 0)
@@ -166,7 +167,7 @@ bool
 int_parse(const char *s, int64 *number)
 {
 	const char *digits = (*s == '-') ? s + 1 : s;
-	size_t		len = strspn(digits, "0123456789");
+	size_t len = strspn(digits, "0123456789");
 
 	if (len == 0 || digits[len] != '\0')
 		return false;
@@ -183,7 +184,7 @@ static char *
 canon_trim_numbers(char *json)
 {
 	const char *from = json;
-	char	   *to = json;
+	char *to = json;
 
 	while (*from)
 	{
@@ -199,8 +200,8 @@ canon_trim_numbers(char *json)
 		}
 		else if (*from >= '0' && *from <= '9')
 		{
-			size_t		len = strspn(from, "0123456789.");
-			size_t		keep = len;
+			size_t len = strspn(from, "0123456789.");
+			size_t keep = len;
 
 			if (memchr(from, '.', len) != NULL)
 			{
@@ -227,8 +228,8 @@ canon_trim_numbers(char *json)
 static bool
 check_json_limits(const char *json, SyncError *err)
 {
-	int			depth = 0;
-	bool		in_string = false;
+	int depth = 0;
+	bool in_string = false;
 	const char *p;
 
 	for (p = json; *p; p++)
@@ -245,16 +246,17 @@ check_json_limits(const char *json, SyncError *err)
 		else if (*p == '[' || *p == '{')
 		{
 			if (++depth > MAX_JSON_DEPTH)
-				return sync_error(err, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-								  "JSON text is nested more than %d levels deep",
-								  MAX_JSON_DEPTH);
+				return sync_error(
+					err, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+					"JSON text is nested more than %d levels deep",
+					MAX_JSON_DEPTH);
 		}
 		else if (*p == ']' || *p == '}')
 			depth--;
 		else if (*p >= '0' && *p <= '9')
 		{
-			size_t		len = strspn(p, "0123456789.");
-			long		exponent = 0;
+			size_t len = strspn(p, "0123456789.");
+			long exponent = 0;
 
 			if (p[len] == 'e' || p[len] == 'E')
 				exponent = strtol(p + len + 1, NULL, 10);
@@ -286,8 +288,9 @@ check_json(char *json, SyncError *err)
 	if (result == JSON_SUCCESS)
 		return true;
 	if (result == JSON_UNICODE_CODE_POINT_ZERO)
-		return sync_error(err, ERRCODE_UNTRANSLATABLE_CHARACTER,
-						  "text holds the character \\u0000, which PostgreSQL cannot store");
+		return sync_error(
+			err, ERRCODE_UNTRANSLATABLE_CHARACTER,
+			"text holds the character \\u0000, which PostgreSQL cannot store");
 	return sync_error(err, ERRCODE_INVALID_TEXT_REPRESENTATION,
 					  "JSON text is malformed");
 }
@@ -299,12 +302,12 @@ check_json(char *json, SyncError *err)
 char *
 canon_from_json(const char *json, SyncError *err)
 {
-	char	   *copy = pstrdup(json);
-	char	   *canon = NULL;
+	char *copy = pstrdup(json);
+	char *canon = NULL;
 
 	if (check_json(copy, err))
-		canon = canon_from_jsonb(DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-																	CStringGetDatum(copy))));
+		canon = canon_from_jsonb(DatumGetJsonbP(
+			DirectFunctionCall1(jsonb_in, CStringGetDatum(copy))));
 	pfree(copy);
 	return canon;
 }
@@ -313,6 +316,6 @@ canon_from_json(const char *json, SyncError *err)
 char *
 canon_from_jsonb(Jsonb *jsonb)
 {
-	return canon_trim_numbers(JsonbToCString(NULL, &jsonb->root,
-											 VARSIZE(jsonb)));
+	return canon_trim_numbers(
+		JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb)));
 }

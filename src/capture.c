@@ -30,20 +30,20 @@ typedef struct Search
 {
 	const Mapping *mapping;
 	const char *query;
-	bool		pinned;			/* the query holds SQL that a user wrote */
-	bool		filtered;		/* the query's third column is the filter */
-	Oid			type;			/* of $1; InvalidOid: no parameter */
-	Datum		value;
-	MemoryContext cxt;			/* of what is found */
-	List	   *owners;			/* Owner */
+	bool pinned;   /* the query holds SQL that a user wrote */
+	bool filtered; /* the query's third column is the filter */
+	Oid type;	   /* of $1; InvalidOid: no parameter */
+	Datum value;
+	MemoryContext cxt; /* of what is found */
+	List *owners;	   /* Owner */
 } Search;
 
 /* A question to the filter, see filter_holds. */
 typedef struct Question
 {
 	const Mapping *mapping;
-	Datum		row;
-	bool		holds;
+	Datum row;
+	bool holds;
 } Question;
 
 /* ---------------------------------------------------------- member table */
@@ -52,12 +52,12 @@ typedef struct Question
 static void
 ask_filter(void *arg)
 {
-	Question   *question = arg;
+	Question *question = arg;
 	const Mapping *mapping = question->mapping;
-	Oid			type = mapping->member_rowtype;
-	SqlScope	scope;
-	Datum		answer;
-	bool		isnull;
+	Oid type = mapping->member_rowtype;
+	SqlScope scope;
+	Datum answer;
+	bool isnull;
 
 	sql_enter(&scope, mapping->owner);
 	sql_run(mapping->filter_row, 1, &type, &question->row, NULL, true, 1);
@@ -77,8 +77,8 @@ filter_error(const char *problem)
 static bool
 filter_holds(const Mapping *mapping, TupleTableSlot *slot, Owner *owner)
 {
-	Question	question;
-	char	   *problem;
+	Question question;
+	char *problem;
 
 	question.mapping = mapping;
 	question.row = ExecFetchSlotHeapTupleDatum(slot);
@@ -94,8 +94,8 @@ filter_holds(const Mapping *mapping, TupleTableSlot *slot, Owner *owner)
 static bool
 read_member(const Mapping *mapping, TupleTableSlot *slot, Owner *owner)
 {
-	Datum		key;
-	bool		isnull;
+	Datum key;
+	bool isnull;
 
 	if (slot == NULL)
 		return false;
@@ -110,7 +110,7 @@ static void
 write_delete(const Mapping *mapping, const Owner *owner, const char *new_key,
 			 bool row_is_gone)
 {
-	Notes		notes;
+	Notes notes;
 
 	notes_init(&notes);
 	if (new_key != NULL)
@@ -126,8 +126,8 @@ static void
 write_create(const Mapping *mapping, const Watched *watched,
 			 const Owner *owner, TupleTableSlot *slot)
 {
-	Notes		notes;
-	int			i;
+	Notes notes;
+	int i;
 
 	notes_init(&notes);
 	for (i = 0; i < watched->nfields; i++)
@@ -144,16 +144,17 @@ static void
 capture_member(const Mapping *mapping, const Watched *watched,
 			   TupleTableSlot *old, TupleTableSlot *new)
 {
-	Owner		before;
-	Owner		after;
-	bool		was;
-	bool		is;
+	Owner before;
+	Owner after;
+	bool was;
+	bool is;
 
 	if (old != NULL && new != NULL)
 	{
-		if (mapping->filter != NULL ? !row_differs(old, new) :
-			!any_field_differs(watched, old, new) &&
-			!attr_differs(old, new, mapping->key_attnum))
+		if (mapping->filter != NULL
+				? !row_differs(old, new)
+				: !any_field_differs(watched, old, new) &&
+					  !attr_differs(old, new, mapping->key_attnum))
 			return;
 	}
 	was = read_member(mapping, old, &before);
@@ -162,7 +163,7 @@ capture_member(const Mapping *mapping, const Watched *watched,
 		outbox_forget_member(mapping, before.id);
 	if (was && is && strcmp(before.key, after.key) == 0)
 	{
-		Notes		notes;
+		Notes notes;
 
 		notes_init(&notes);
 		note_changed(&notes, after.key, mapping, watched, old, new);
@@ -182,28 +183,28 @@ capture_member(const Mapping *mapping, const Watched *watched,
 static void
 run_search(void *arg)
 {
-	Search	   *search = arg;
+	Search *search = arg;
 	const Mapping *mapping = search->mapping;
-	SqlScope	scope;
-	uint64		i;
+	SqlScope scope;
+	uint64 i;
 
 	if (search->pinned)
 		sql_enter(&scope, mapping->owner);
 	else
 		sql_enter_bare(&scope, mapping->owner);
 	if (OidIsValid(search->type))
-		sql_run_by_index(search->query, 1, &search->type, &search->value,
-						 NULL, false, 0);
+		sql_run_by_index(search->query, 1, &search->type, &search->value, NULL,
+						 false, 0);
 	else
 		sql_run(search->query, 0, NULL, NULL, NULL, false, 0);
 	MemoryContextSwitchTo(search->cxt);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		HeapTuple	tuple = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
-		Owner	   *owner = palloc(sizeof(Owner));
-		Datum		value;
-		bool		isnull;
+		HeapTuple tuple = SPI_tuptable->vals[i];
+		TupleDesc desc = SPI_tuptable->tupdesc;
+		Owner *owner = palloc(sizeof(Owner));
+		Datum value;
+		bool isnull;
 
 		if (search->filtered)
 		{
@@ -212,9 +213,10 @@ run_search(void *arg)
 				continue;
 		}
 		value = SPI_getbinval(tuple, desc, 1, &owner->id_isnull);
-		owner->id = owner->id_isnull ? (Datum) 0 :
-			datumCopy(value, TupleDescAttr(desc, 0)->attbyval,
-					  TupleDescAttr(desc, 0)->attlen);
+		owner->id = owner->id_isnull
+						? (Datum) 0
+						: datumCopy(value, TupleDescAttr(desc, 0)->attbyval,
+									TupleDescAttr(desc, 0)->attlen);
 		value = SPI_getbinval(tuple, desc, 2, &isnull);
 		owner->key = outbox_key(mapping, value, isnull, &owner->error);
 		search->owners = lappend(search->owners, owner);
@@ -229,8 +231,8 @@ run_search(void *arg)
 static List *
 search_members(Search *search, const char *plain, const char *filtered)
 {
-	ListCell   *cell;
-	char	   *problem;
+	ListCell *cell;
+	char *problem;
 
 	search->cxt = CurrentMemoryContext;
 	search->owners = NIL;
@@ -250,9 +252,9 @@ search_members(Search *search, const char *plain, const char *filtered)
 	search->filtered = false;
 	run_search(search);
 	MemoryContextSwitchTo(search->cxt);
-	foreach(cell, search->owners)
+	foreach (cell, search->owners)
 	{
-		Owner	   *owner = lfirst(cell);
+		Owner *owner = lfirst(cell);
 
 		if (problem != NULL && owner->error == NULL)
 			owner->error = filter_error(problem);
@@ -265,13 +267,15 @@ static List *
 find_owners(const Mapping *mapping, const Watched *watched,
 			TupleTableSlot *slot)
 {
-	Search		search;
-	bool		isnull;
+	Search search;
+	bool isnull;
 
 	search.mapping = mapping;
 	search.type = watched->ref_typid;
-	search.value = slot_getattr(slot, watched->members ? watched->id_attnum :
-								watched->link_attnum, &isnull);
+	search.value = slot_getattr(slot,
+								watched->members ? watched->id_attnum
+												 : watched->link_attnum,
+								&isnull);
 	search.pinned = (watched->members != NULL);
 	if (isnull)
 		return NIL;
@@ -287,20 +291,20 @@ static void
 write_related(const Mapping *mapping, const Watched *watched, List *owners,
 			  TupleTableSlot *row, bool gone)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
-	foreach(cell, owners)
+	foreach (cell, owners)
 	{
-		Owner	   *owner = lfirst(cell);
-		Notes		notes;
-		int			i;
+		Owner *owner = lfirst(cell);
+		Notes notes;
+		int i;
 
 		CHECK_FOR_INTERRUPTS();
 		notes_init(&notes);
 		for (i = 0; i < watched->nfields; i++)
 		{
 			const WatchedField *field = &watched->fields[i];
-			bool		isnull = false;
+			bool isnull = false;
 
 			if (row != NULL && field->attnum != 0)
 				(void) slot_getattr(row, field->attnum, &isnull);
@@ -317,8 +321,8 @@ write_related(const Mapping *mapping, const Watched *watched, List *owners,
 static void
 write_ownerless(const Mapping *mapping, const char *problem)
 {
-	Notes		notes;
-	Owner		nobody = {(Datum) 0, true, "", problem};
+	Notes notes;
+	Owner nobody = {(Datum) 0, true, "", problem};
 
 	notes_init(&notes);
 	notes_write(&notes, mapping, "update", &nobody, false);
@@ -328,9 +332,9 @@ static void
 capture_related(const Mapping *mapping, const Watched *watched,
 				TupleTableSlot *old, TupleTableSlot *new)
 {
-	AttrNumber	ref = watched->members ? watched->id_attnum :
-	watched->link_attnum;
-	ListCell   *cell;
+	AttrNumber ref =
+		watched->members ? watched->id_attnum : watched->link_attnum;
+	ListCell *cell;
 
 	if (watched->problem != NULL)
 	{
@@ -341,19 +345,19 @@ capture_related(const Mapping *mapping, const Watched *watched,
 	if (old == NULL || new == NULL || attr_differs(old, new, ref))
 	{
 		if (old != NULL)
-			write_related(mapping, watched,
-						  find_owners(mapping, watched, old), old, true);
+			write_related(mapping, watched, find_owners(mapping, watched, old),
+						  old, true);
 		if (new != NULL)
-			write_related(mapping, watched,
-						  find_owners(mapping, watched, new), new, false);
+			write_related(mapping, watched, find_owners(mapping, watched, new),
+						  new, false);
 		return;
 	}
 	if (!any_field_differs(watched, old, new))
 		return;
-	foreach(cell, find_owners(mapping, watched, new))
+	foreach (cell, find_owners(mapping, watched, new))
 	{
-		Owner	   *owner = lfirst(cell);
-		Notes		notes;
+		Owner *owner = lfirst(cell);
+		Notes notes;
 
 		CHECK_FOR_INTERRUPTS();
 		notes_init(&notes);
@@ -369,24 +373,27 @@ capture_related(const Mapping *mapping, const Watched *watched,
 static void
 truncate_related(const Mapping *mapping, const Watched *watched)
 {
-	Search		search;
-	char	   *select;
+	Search search;
+	char *select;
 
-	select = psprintf("SELECT %s, %s FROM %s",
-					  quote_identifier(mapping->id_column),
-					  quote_identifier(mapping->key_column),
-					  mapping->member_table);
+	select =
+		psprintf("SELECT %s, %s FROM %s", quote_identifier(mapping->id_column),
+				 quote_identifier(mapping->key_column), mapping->member_table);
 	search.mapping = mapping;
 	search.type = InvalidOid;
 	search.value = (Datum) 0;
 	search.pinned = true;
 	write_related(mapping, watched,
-				  search_members(&search, select, mapping->filter ?
-								 psprintf("SELECT %s, %s, (%s) FROM %s",
-										  quote_identifier(mapping->id_column),
-										  quote_identifier(mapping->key_column),
-										  mapping->filter,
-										  mapping->member_table) : NULL),
+				  search_members(&search, select,
+								 mapping->filter
+									 ? psprintf("SELECT %s, %s, (%s) FROM %s",
+												quote_identifier(
+													mapping->id_column),
+												quote_identifier(
+													mapping->key_column),
+												mapping->filter,
+												mapping->member_table)
+									 : NULL),
 				  NULL, true);
 }
 
@@ -396,20 +403,21 @@ capture_broken(const Mapping *mapping, const TriggerData *trigger,
 			   TupleTableSlot *old, TupleTableSlot *new)
 {
 	TupleTableSlot *slot = new ? new : old;
-	Owner		owner = {(Datum) 0, true, "", NULL};
+	Owner owner = {(Datum) 0, true, "", NULL};
 	const char *key_error;
-	Notes		notes;
-	bool		isnull;
-	bool		is_member;
+	Notes notes;
+	bool isnull;
+	bool is_member;
 
-	is_member = RelationGetRelid(trigger->tg_relation) == mapping->member_relid;
+	is_member =
+		RelationGetRelid(trigger->tg_relation) == mapping->member_relid;
 	if (old != NULL && new != NULL && !row_differs(old, new))
 		return;
 	notes_init(&notes);
 	note_error(&notes, mapping->problem);
 	if (is_member && slot != NULL && mapping->key_attnum != 0)
 	{
-		Datum		key = slot_getattr(slot, mapping->key_attnum, &isnull);
+		Datum key = slot_getattr(slot, mapping->key_attnum, &isnull);
 
 		owner.key = outbox_key(mapping, key, isnull, &key_error);
 		note_error(&notes, key_error);
@@ -421,8 +429,10 @@ capture_broken(const Mapping *mapping, const TriggerData *trigger,
 			outbox_forget_member(mapping, owner.id);
 	}
 	notes_write(&notes, mapping,
-				!is_member || (old != NULL && new != NULL) ? "update" :
-				new != NULL ? "create" : "delete", &owner, new != NULL);
+				!is_member || (old != NULL && new != NULL) ? "update"
+				: new != NULL							   ? "create"
+														   : "delete",
+				&owner, new != NULL);
 }
 
 static void
@@ -467,18 +477,17 @@ ekksync_capture(PG_FUNCTION_ARGS)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	const Mapping *mapping;
 
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		!TRIGGER_FIRED_AFTER(trigger->tg_event))
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigger->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("ekksync.capture must be called as an AFTER trigger")));
+				 errmsg(
+					 "ekksync.capture must be called as an AFTER trigger")));
 	mapping = mapping_get();
 	if (mapping != NULL && mapping->queue_table != NULL)
 		capture(mapping, trigger);
 	else if (mapping != NULL)
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("a change was not queued for ekksync"),
-				 errdetail("%s.", mapping->problem)));
+		ereport(WARNING, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						  errmsg("a change was not queued for ekksync"),
+						  errdetail("%s.", mapping->problem)));
 	return PointerGetDatum(NULL);
 }

@@ -21,4 +21,4 @@ extern void capture_expect_end(void);
 extern bool capture_expected(const char *key, const char *field,
 							 const char *canon);
 
-#endif							/* EKKSYNC_CAPTURE_H */
+#endif /* EKKSYNC_CAPTURE_H */

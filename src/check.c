@@ -28,15 +28,15 @@ PG_FUNCTION_INFO_V1(ekksync_check);
 typedef struct Checks
 {
 	Tuplestorestate *store;
-	TupleDesc	desc;
+	TupleDesc desc;
 } Checks;
 
 static void
 put(Checks *c, const char *name, bool ok, bool ok_isnull, const char *detail,
 	const char *hint)
 {
-	Datum		values[4];
-	bool		isnull[4] = {false, ok_isnull, detail == NULL, hint == NULL};
+	Datum values[4];
+	bool isnull[4] = {false, ok_isnull, detail == NULL, hint == NULL};
 
 	values[0] = CStringGetTextDatum(name);
 	values[1] = BoolGetDatum(ok);
@@ -47,8 +47,7 @@ put(Checks *c, const char *name, bool ok, bool ok_isnull, const char *detail,
 
 /* A precondition, met or not; the hint is given where it is not. */
 static void
-add(Checks *c, const char *name, bool ok, const char *detail,
-	const char *hint)
+add(Checks *c, const char *name, bool ok, const char *detail, const char *hint)
 {
 	put(c, name, ok, false, detail, ok ? NULL : hint);
 }
@@ -63,8 +62,8 @@ note(Checks *c, const char *name, const char *detail, const char *hint)
 static void
 check_mapping(Checks *c, const Mapping *map)
 {
-	int			nfields = 0;
-	int			f;
+	int nfields = 0;
+	int f;
 
 	if (map->problem != NULL)
 		add(c, "mapping", false, map->problem,
@@ -77,7 +76,8 @@ check_mapping(Checks *c, const Mapping *map)
 			add(c, "mapping", false,
 				psprintf("field \"%s\" is suspended: %s", map->fields[f].name,
 						 map->fields[f].problem),
-				"Correct it with ekksync_map(), or drop it with ekksync_unmap().");
+				"Correct it with ekksync_map(), or drop it with "
+				"ekksync_unmap().");
 	}
 	add(c, "fields", nfields > 0, psprintf("fields mapped: %d", nfields),
 		"Map fields with ekksync_map().");
@@ -87,15 +87,15 @@ check_mapping(Checks *c, const Mapping *map)
 static void
 check_triggers(Checks *c, const Mapping *map)
 {
-	Oid			types[] = {OIDOID};
-	SqlScope	scope;
-	int			missing = 0;
-	int			i;
+	Oid types[] = {OIDOID};
+	SqlScope scope;
+	int missing = 0;
+	int i;
 
 	sql_enter(&scope, ekksync_owner_oid());
 	for (i = 0; i < map->nwatched; i++)
 	{
-		Datum		values[] = {ObjectIdGetDatum(map->watched[i].relid)};
+		Datum values[] = {ObjectIdGetDatum(map->watched[i].relid)};
 
 		sql_run("SELECT count(*), $1::regclass::text FROM pg_trigger "
 				"WHERE tgrelid = $1 AND tgenabled <> 'D' "
@@ -111,50 +111,53 @@ check_triggers(Checks *c, const Mapping *map)
 	}
 	sql_leave(&scope);
 	if (missing == 0)
-		add(c, "triggers", true,
-			psprintf("tables watched: %d", map->nwatched), NULL);
+		add(c, "triggers", true, psprintf("tables watched: %d", map->nwatched),
+			NULL);
 }
 
 static void
 check_keys(Checks *c, const Mapping *map)
 {
-	SqlScope	scope;
-	int64		doubled;
-	int64		malformed;
-	int64		members;
+	SqlScope scope;
+	int64 doubled;
+	int64 malformed;
+	int64 members;
 
 	sql_enter(&scope, map->owner);
-	sql_run(psprintf("SELECT count(*) FILTER (WHERE n > 1), "
-					 "count(*) FILTER (WHERE k IS NULL OR k !~ '^[0-9]{10}$'), "
-					 "coalesce(sum(n), 0)::int8 "
-					 "FROM (SELECT %s::text AS k, count(*) AS n FROM %s%s%s "
-					 "GROUP BY 1) g",
-					 quote_identifier(map->key_column), map->member_table,
-					 map->filter ? " WHERE " : "",
-					 map->filter ? map->filter : ""),
-			0, NULL, NULL, NULL, true, 0);
+	sql_run(
+		psprintf("SELECT count(*) FILTER (WHERE n > 1), "
+				 "count(*) FILTER (WHERE k IS NULL OR k !~ '^[0-9]{10}$'), "
+				 "coalesce(sum(n), 0)::int8 "
+				 "FROM (SELECT %s::text AS k, count(*) AS n FROM %s%s%s "
+				 "GROUP BY 1) g",
+				 quote_identifier(map->key_column), map->member_table,
+				 map->filter ? " WHERE " : "", map->filter ? map->filter : ""),
+		0, NULL, NULL, NULL, true, 0);
 	doubled = sql_get_int8(0, 1);
 	malformed = sql_get_int8(0, 2);
 	members = sql_get_int8(0, 3);
 	sql_leave(&scope);
 	add(c, "keys", doubled == 0 && malformed == 0,
-		psprintf(INT64_FORMAT " members; " INT64_FORMAT " kennitala doubled, "
-				 INT64_FORMAT " missing or malformed", members, doubled,
-				 malformed),
+		psprintf(INT64_FORMAT " members; " INT64_FORMAT
+							  " kennitala doubled, " INT64_FORMAT
+							  " missing or malformed",
+				 members, doubled, malformed),
 		"These members are not synced until their kennitala is right.");
 	note(c, "scan",
-		psprintf("scan = %s; a full scan reads " INT64_FORMAT " documents",
-				 settings_scan_name(settings.scan), members), NULL);
+		 psprintf("scan = %s; a full scan reads " INT64_FORMAT " documents",
+				  settings_scan_name(settings.scan), members),
+		 NULL);
 }
 
 static void
 check_role(Checks *c, const Mapping *map)
 {
-	char	   *name = GetUserNameFromId(map->owner, false);
+	char *name = GetUserNameFromId(map->owner, false);
 
 	add(c, "role", true,
 		psprintf("a run works as %s%s", name,
-				 superuser_arg(map->owner) ? ", a superuser named explicitly" : ""),
+				 superuser_arg(map->owner) ? ", a superuser named explicitly"
+										   : ""),
 		NULL);
 }
 
@@ -162,11 +165,13 @@ check_role(Checks *c, const Mapping *map)
 static bool
 check_credentials(Checks *c, const char *host)
 {
-	SyncError	err = {0};
-	bool		ok = host != NULL || auth_token(NULL, false, &err) != NULL;
+	SyncError err = {0};
+	bool ok = host != NULL || auth_token(NULL, false, &err) != NULL;
 
-	add(c, "credentials", ok, host ? "not needed with the emulator" :
-		ok ? auth_origin() : err.message,
+	add(c, "credentials", ok,
+		host ? "not needed with the emulator"
+		: ok ? auth_origin()
+			 : err.message,
 		"Let ekksync.credentials name the key file of a service account.");
 	return ok;
 }
@@ -176,25 +181,27 @@ static void
 check_firestore(Checks *c)
 {
 	const char *host = settings_emulator_host();
-	bool		ready = check_credentials(c, host);
-	char	   *id = "ekksync-check";
+	bool ready = check_credentials(c, host);
+	char *id = "ekksync-check";
 	TimestampTz asked;
 	TimestampTz answered;
 	TimestampTz read_time;
-	FsDoc		doc;
-	FsError		err;
-	double		skew;
+	FsDoc doc;
+	FsError err;
+	double skew;
 
 	if (settings.project[0] == '\0')
 	{
 		add(c, "project", false, "ekksync.project is not set",
-			"Set it for the database: ALTER DATABASE ... SET ekksync.project = 'my-project'.");
+			"Set it for the database: ALTER DATABASE ... SET ekksync.project "
+			"= 'my-project'.");
 		return;
 	}
 	add(c, "project", true,
 		psprintf("project %s, database %s, %s%s", settings.project,
 				 settings.database_id, host ? "emulator at " : "the service",
-				 host ? host : ""), NULL);
+				 host ? host : ""),
+		NULL);
 	if (!ready)
 		return;
 	asked = GetCurrentTimestamp();
@@ -202,14 +209,15 @@ check_firestore(Checks *c)
 				0, &doc, &read_time, &err))
 	{
 		add(c, "reachable", false, err.message,
-			host ? "Start the emulator, or correct ekksync.emulator_host." :
-			"Check the network, the project and the credentials.");
+			host ? "Start the emulator, or correct ekksync.emulator_host."
+				 : "Check the network, the project and the credentials.");
 		return;
 	}
 	answered = GetCurrentTimestamp();
 	add(c, "reachable", true,
 		psprintf("answered in %.0f ms", (answered - asked) / 1000.0), NULL);
-	skew = (asked + (answered - asked) / 2 - read_time) / (double) USECS_PER_SEC;
+	skew =
+		(asked + (answered - asked) / 2 - read_time) / (double) USECS_PER_SEC;
 	add(c, "clock", skew < 60 && skew > -60,
 		psprintf("this server's clock is %.1f s %s Firestore's",
 				 skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead of"),
@@ -225,13 +233,13 @@ Datum
 ekksync_check(PG_FUNCTION_ARGS)
 {
 	const Mapping *map = mapping_get();
-	StoreState	state;
-	Checks		c;
+	StoreState state;
+	Checks c;
 
 	c.store = srf_begin(fcinfo, &c.desc);
 	add(&c, "attached", map != NULL,
-		map ? psprintf("to %s, queue %s", map->member_table, map->queue_table) :
-		"nothing is attached",
+		map ? psprintf("to %s, queue %s", map->member_table, map->queue_table)
+			: "nothing is attached",
 		"Call ekksync_attach('membership_comrade').");
 	if (map != NULL && store_state(&state, CurrentMemoryContext))
 	{

@@ -22,7 +22,7 @@
 #define DIGITS "0123456789"
 
 #define KENNITALA_DIGITS 10
-#define KENNITALA_HYPHEN 6		/* position of the hyphen, if there is one */
+#define KENNITALA_HYPHEN 6 /* position of the hyphen, if there is one */
 
 /* Most digits of numeric before and after the point. */
 #define NUMERIC_MAX_WHOLE 131072
@@ -31,19 +31,13 @@
 /* Most characters of a value in a message. */
 #define SHOWN_CHARS 40
 
-static const char *const codec_names[] = {
-	[CODEC_TEXT] = "text",
-	[CODEC_INT] = "int",
-	[CODEC_BOOL] = "bool",
-	[CODEC_DATE] = "date",
-	[CODEC_TIMESTAMP] = "timestamp",
-	[CODEC_NUMERIC] = "numeric",
-	[CODEC_ENUM] = "enum",
-	[CODEC_KENNITALA] = "kennitala",
-	[CODEC_PHONE] = "phone",
-	[CODEC_JSONB] = "jsonb",
-	[CODEC_TEXT_ARRAY] = "text[]"
-};
+static const char *const codec_names[] =
+	{[CODEC_TEXT] = "text",			  [CODEC_INT] = "int",
+	 [CODEC_BOOL] = "bool",			  [CODEC_DATE] = "date",
+	 [CODEC_TIMESTAMP] = "timestamp", [CODEC_NUMERIC] = "numeric",
+	 [CODEC_ENUM] = "enum",			  [CODEC_KENNITALA] = "kennitala",
+	 [CODEC_PHONE] = "phone",		  [CODEC_JSONB] = "jsonb",
+	 [CODEC_TEXT_ARRAY] = "text[]"};
 
 /* Canonical string, also of the empty text; palloc'd. */
 static char *
@@ -73,13 +67,13 @@ static bool
 read_pair(const JsonbValue *label, const JsonbValue *code, EnumPair *pair,
 		  SyncError *err)
 {
-	int64		number;
+	int64 number;
 
-	pair->label = quote_json(pnstrdup(label->val.string.val,
-									  label->val.string.len));
+	pair->label =
+		quote_json(pnstrdup(label->val.string.val, label->val.string.len));
 	if (code->type == jbvString && code->val.string.len > 0)
-		pair->code = quote_json(pnstrdup(code->val.string.val,
-										 code->val.string.len));
+		pair->code =
+			quote_json(pnstrdup(code->val.string.val, code->val.string.len));
 	else if (code->type == jbvNumeric)
 		pair->code = numeric_normalize(code->val.numeric);
 	else
@@ -88,7 +82,8 @@ read_pair(const JsonbValue *label, const JsonbValue *code, EnumPair *pair,
 	if (label->val.string.len == 0 ||
 		(pair->code[0] != '"' && !int_parse(pair->code, &number)))
 		return sync_error(err, ERRCODE_INVALID_PARAMETER_VALUE,
-						  "enum options must map labels to integers or texts that are not empty");
+						  "enum options must map labels to integers or texts "
+						  "that are not empty");
 	return true;
 }
 
@@ -96,7 +91,7 @@ read_pair(const JsonbValue *label, const JsonbValue *code, EnumPair *pair,
 static bool
 add_pair(Codec *codec, const EnumPair *pair, SyncError *err)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < codec->npairs; i++)
 	{
@@ -115,24 +110,25 @@ add_pair(Codec *codec, const EnumPair *pair, SyncError *err)
 static bool
 read_pairs(const char *options, Codec *codec, SyncError *err)
 {
-	char	   *canon = canon_from_json(options, err);
-	Jsonb	   *jsonb;
+	char *canon = canon_from_json(options, err);
+	Jsonb *jsonb;
 	JsonbIterator *it;
-	JsonbValue	label;
-	JsonbValue	code;
-	EnumPair	pair;
+	JsonbValue label;
+	JsonbValue code;
+	EnumPair pair;
 
 	if (canon == NULL)
 		return false;
-	jsonb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-											   CStringGetDatum(canon)));
+	jsonb =
+		DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(canon)));
 	if (!JB_ROOT_IS_OBJECT(jsonb) || JB_ROOT_COUNT(jsonb) == 0)
-		return sync_error(err, ERRCODE_INVALID_PARAMETER_VALUE,
-						  "enum options are not an object of labels and codes");
+		return sync_error(
+			err, ERRCODE_INVALID_PARAMETER_VALUE,
+			"enum options are not an object of labels and codes");
 
 	codec->pairs = palloc(JB_ROOT_COUNT(jsonb) * sizeof(EnumPair));
 	it = JsonbIteratorInit(&jsonb->root);
-	(void) JsonbIteratorNext(&it, &label, true);	/* the object's start */
+	(void) JsonbIteratorNext(&it, &label, true); /* the object's start */
 	while (JsonbIteratorNext(&it, &label, true) == WJB_KEY)
 	{
 		(void) JsonbIteratorNext(&it, &code, true);
@@ -148,7 +144,7 @@ bool
 codec_lookup(const char *name, const char *options, Codec *codec,
 			 SyncError *err)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < (int) lengthof(codec_names); i++)
 	{
@@ -163,10 +159,11 @@ codec_lookup(const char *name, const char *options, Codec *codec,
 	codec->npairs = 0;
 	codec->pairs = NULL;
 	if ((codec->kind == CODEC_ENUM) != (options != NULL))
-		return sync_error(err, ERRCODE_INVALID_PARAMETER_VALUE,
-						  options ? "codec \"%s\" takes no options" :
-						  "codec \"%s\" needs options that map labels to codes",
-						  name);
+		return sync_error(
+			err, ERRCODE_INVALID_PARAMETER_VALUE,
+			options ? "codec \"%s\" takes no options"
+					: "codec \"%s\" needs options that map labels to codes",
+			name);
 	return options == NULL || read_pairs(options, codec, err);
 }
 
@@ -179,7 +176,7 @@ codec_lookup(const char *name, const char *options, Codec *codec,
 static size_t
 kennitala_length(const char *s)
 {
-	size_t		len = strspn(s, DIGITS);
+	size_t len = strspn(s, DIGITS);
 
 	if (len == KENNITALA_HYPHEN && (s[len] == '-' || s[len] == ' ') &&
 		strspn(s + len + 1, DIGITS) == KENNITALA_DIGITS - KENNITALA_HYPHEN)
@@ -191,10 +188,10 @@ kennitala_length(const char *s)
 static char *
 shown(const char *s)
 {
-	char	   *copy = pstrdup(s);
-	char	   *p;
-	int			len;
-	int			clipped;
+	char *copy = pstrdup(s);
+	char *p;
+	int len;
+	int clipped;
 
 	for (p = copy; *p; p += Max(strspn(p, DIGITS), 1))
 		memset(p, '*', kennitala_length(p));
@@ -218,7 +215,7 @@ misread(const char *s, int sqlstate, const char *wanted, SyncError *err)
 static char *
 read_date(const char *s, SyncError *err)
 {
-	DateADT		date;
+	DateADT date;
 
 	if (!date_parse(s, &date))
 		return misread(s, ERRCODE_INVALID_DATETIME_FORMAT,
@@ -245,9 +242,9 @@ read_time(const char *s, SyncError *err)
 static bool
 split_number(const char *s, char *digits, int *ndigits, int *point)
 {
-	int			n = 0;
-	int			whole = -1;
-	int			exponent = 0;
+	int n = 0;
+	int whole = -1;
+	int exponent = 0;
 
 	for (; isdigit((unsigned char) *s) || (*s == '.' && whole < 0); s++)
 	{
@@ -263,7 +260,7 @@ split_number(const char *s, char *digits, int *ndigits, int *point)
 
 	if (*s == 'e' || *s == 'E')
 	{
-		size_t		len;
+		size_t len;
 
 		s++;
 		len = strspn(*s == '-' || *s == '+' ? s + 1 : s, DIGITS);
@@ -290,11 +287,11 @@ split_number(const char *s, char *digits, int *ndigits, int *point)
 char *
 number_read(const char *s, SyncError *err)
 {
-	bool		negative = (*s == '-');
-	char	   *buf = palloc(strlen(s) + 1);
-	char	   *digits = buf;
-	int			ndigits;
-	int			point;
+	bool negative = (*s == '-');
+	char *buf = palloc(strlen(s) + 1);
+	char *digits = buf;
+	int ndigits;
+	int point;
 	StringInfoData out;
 
 	if (!split_number(*s == '-' || *s == '+' ? s + 1 : s, buf, &ndigits,
@@ -341,7 +338,7 @@ number_read(const char *s, SyncError *err)
 static char *
 read_number(const char *s, SyncError *err)
 {
-	char	   *number = number_read(s, err);
+	char *number = number_read(s, err);
 
 	return number ? quote_json(number) : NULL;
 }
@@ -350,8 +347,8 @@ read_number(const char *s, SyncError *err)
 static char *
 read_label(const Codec *codec, const char *s, SyncError *err)
 {
-	char	   *quoted = quote_json(s);
-	int			i;
+	char *quoted = quote_json(s);
+	int i;
 
 	for (i = 0; i < codec->npairs; i++)
 	{
@@ -374,9 +371,9 @@ read_label(const Codec *codec, const char *s, SyncError *err)
 static char *
 read_kennitala(const char *s, SyncError *err)
 {
-	size_t		len = strlen(s);
-	size_t		hyphen = (len > KENNITALA_HYPHEN &&
-						  s[KENNITALA_HYPHEN] == '-') ? 1 : 0;
+	size_t len = strlen(s);
+	size_t hyphen =
+		(len > KENNITALA_HYPHEN && s[KENNITALA_HYPHEN] == '-') ? 1 : 0;
 	const char *tail = s + KENNITALA_HYPHEN + hyphen;
 
 	if (len != KENNITALA_DIGITS + hyphen ||
@@ -397,11 +394,11 @@ read_kennitala(const char *s, SyncError *err)
 static char *
 read_phone(const char *s)
 {
-	char		digits[13];		/* longest wanted: 00354 and seven digits */
-	int			n = 0;
+	char digits[13]; /* longest wanted: 00354 and seven digits */
+	int n = 0;
 	const char *p;
 	const char *number = digits;
-	char	   *trimmed;
+	char *trimmed;
 
 	for (p = s; *p && n < (int) sizeof(digits); p++)
 	{
@@ -422,7 +419,8 @@ read_phone(const char *s)
 	while (isspace((unsigned char) *s))
 		s++;
 	trimmed = pstrdup(s);
-	for (n = strlen(trimmed); n > 0 && isspace((unsigned char) trimmed[n - 1]);)
+	for (n = strlen(trimmed);
+		 n > 0 && isspace((unsigned char) trimmed[n - 1]);)
 		trimmed[--n] = '\0';
 	return canon_from_text(trimmed);
 }
@@ -468,8 +466,8 @@ codec_read_text(const Codec *codec, const char *s, SyncError *err)
 const EnumPair *
 codec_find_code(const Codec *codec, const char *code, SyncError *err)
 {
-	char	   *text;
-	int			i;
+	char *text;
+	int i;
 
 	for (i = 0; i < codec->npairs; i++)
 	{
@@ -487,7 +485,7 @@ codec_find_code(const Codec *codec, const char *code, SyncError *err)
 char *
 codec_read_int(const Codec *codec, int64 number, SyncError *err)
 {
-	char	   *text = psprintf(INT64_FORMAT, number);
+	char *text = psprintf(INT64_FORMAT, number);
 	const EnumPair *pair;
 
 	switch (codec->kind)
@@ -508,7 +506,7 @@ codec_read_int(const Codec *codec, int64 number, SyncError *err)
 char *
 codec_read_double(const Codec *codec, double number, SyncError *err)
 {
-	char		text[DOUBLE_SHORTEST_DECIMAL_LEN];
+	char text[DOUBLE_SHORTEST_DECIMAL_LEN];
 
 	if (codec->kind != CODEC_NUMERIC && codec->kind != CODEC_INT &&
 		codec->kind != CODEC_ENUM)

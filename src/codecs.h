@@ -89,7 +89,7 @@ extern const char *canon_scan_string(const char *p, char **text);
  * Texts of an array of strings in canonical form, palloc'd; -1 if canon is
  * not one.
  */
-extern int	canon_to_texts(const char *canon, char ***texts);
+extern int canon_to_texts(const char *canon, char ***texts);
 
 /* Canonical form of a jsonb, palloc'd. */
 extern char *canon_from_jsonb(Jsonb *jsonb);
@@ -136,4 +136,4 @@ extern char *date_format(DateADT date);
 extern bool date_in_range(DateADT date);
 extern bool time_in_range(TimestampTz t);
 
-#endif							/* EKKSYNC_CODECS_H */
+#endif /* EKKSYNC_CODECS_H */

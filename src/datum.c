@@ -21,8 +21,8 @@
 /* A column's type, seen through domains. */
 typedef struct ColumnType
 {
-	Oid			typid;
-	int32		typmod;
+	Oid typid;
+	int32 typmod;
 } ColumnType;
 
 /* ---- types ---- */
@@ -31,8 +31,8 @@ typedef struct ColumnType
 static bool
 is_text_type(Oid typid)
 {
-	char		category;
-	bool		preferred;
+	char category;
+	bool preferred;
 
 	switch (typid)
 	{
@@ -76,13 +76,13 @@ accepts(const Codec *codec, Oid typid)
 		case CODEC_NUMERIC:
 			return typid == NUMERICOID;
 		case CODEC_ENUM:
-			return codec->pairs[0].code[0] == '"' ? is_text_type(typid) :
-				is_int_type(typid);
+			return codec->pairs[0].code[0] == '"' ? is_text_type(typid)
+												  : is_int_type(typid);
 		case CODEC_JSONB:
 			return typid == JSONBOID;
 		case CODEC_TEXT_ARRAY:
 			return typid == TEXTARRAYOID ||
-				get_element_type(typid) == VARCHAROID;
+				   get_element_type(typid) == VARCHAROID;
 	}
 	return false;
 }
@@ -98,8 +98,8 @@ static bool
 type_error(const Codec *codec, Oid typid, SyncError *err)
 {
 	return sync_error(err, ERRCODE_DATATYPE_MISMATCH,
-					  "codec \"%s\" does not take type %s",
-					  codec_name(codec), format_type_be(typid));
+					  "codec \"%s\" does not take type %s", codec_name(codec),
+					  format_type_be(typid));
 }
 
 /* ---- Datum -> canonical ---- */
@@ -127,10 +127,10 @@ int_from_datum(Datum value, Oid typid)
 static char *
 text_from_datum(Datum value, Oid typid)
 {
-	Oid			output;
-	bool		varlena;
-	char	   *s;
-	size_t		len;
+	Oid output;
+	bool varlena;
+	char *s;
+	size_t len;
 
 	if (typid == TEXTOID || typid == VARCHAROID)
 		return TextDatumGetCString(value);
@@ -149,7 +149,7 @@ text_from_datum(Datum value, Oid typid)
 static char *
 canon_from_numeric(Datum value, SyncError *err)
 {
-	char	   *number = numeric_normalize(DatumGetNumeric(value));
+	char *number = numeric_normalize(DatumGetNumeric(value));
 
 	if (strspn(number, "-0123456789.") != strlen(number))
 	{
@@ -164,7 +164,7 @@ canon_from_numeric(Datum value, SyncError *err)
 static char *
 canon_from_code(const Codec *codec, Datum value, Oid typid, SyncError *err)
 {
-	char	   *canon;
+	char *canon;
 
 	if (is_int_type(typid))
 		canon = psprintf(INT64_FORMAT, int_from_datum(value, typid));
@@ -180,11 +180,11 @@ canon_from_code(const Codec *codec, Datum value, Oid typid, SyncError *err)
 static char *
 canon_from_array(Datum value, SyncError *err)
 {
-	ArrayType  *array = DatumGetArrayTypeP(value);
-	Datum	   *elements;
-	bool	   *nulls;
-	int			n;
-	int			i;
+	ArrayType *array = DatumGetArrayTypeP(value);
+	Datum *elements;
+	bool *nulls;
+	int n;
+	int i;
 	StringInfoData canon;
 
 	if (ARR_NDIM(array) > 1)
@@ -223,7 +223,7 @@ char *
 value_from_datum(const Codec *codec, Datum value, bool isnull, Oid typid,
 				 SyncError *err)
 {
-	Oid			base = getBaseType(typid);
+	Oid base = getBaseType(typid);
 
 	if (!accepts(codec, base))
 	{
@@ -250,8 +250,7 @@ value_from_datum(const Codec *codec, Datum value, bool isnull, Oid typid,
 		case CODEC_TIMESTAMP:
 			if (!time_in_range(DatumGetTimestampTz(value)))
 				return range_error("time", err);
-			return psprintf("\"%s\"",
-							time_format(DatumGetTimestampTz(value)));
+			return psprintf("\"%s\"", time_format(DatumGetTimestampTz(value)));
 		case CODEC_NUMERIC:
 			return canon_from_numeric(value, err);
 		case CODEC_ENUM:
@@ -278,8 +277,8 @@ form_error(const Codec *codec, SyncError *err)
 static bool
 check_length(const char *s, int32 typmod, SyncError *err)
 {
-	int			limit = typmod - VARHDRSZ;
-	int			len = strlen(s);
+	int limit = typmod - VARHDRSZ;
+	int len = strlen(s);
 
 	if (limit <= 0 || len <= limit)
 		return true;
@@ -295,8 +294,8 @@ static bool
 text_to_datum(const char *s, const ColumnType *type, Datum *value,
 			  SyncError *err)
 {
-	Oid			input;
-	Oid			ioparam;
+	Oid input;
+	Oid ioparam;
 
 	if (type->typid == TEXTOID)
 	{
@@ -317,7 +316,7 @@ static bool
 int_to_datum(const Codec *codec, const char *canon, Oid typid, Datum *value,
 			 SyncError *err)
 {
-	int64		number;
+	int64 number;
 
 	if (!int_parse(canon, &number))
 		return form_error(codec, err);
@@ -343,13 +342,13 @@ int_to_datum(const Codec *codec, const char *canon, Oid typid, Datum *value,
 static bool
 check_numeric(const char *number, int32 typmod, SyncError *err)
 {
-	int			precision = ((typmod - VARHDRSZ) >> 16) & 0xffff;
-	int			scale = (((typmod - VARHDRSZ) & 0x7ff) ^ 1024) - 1024;
+	int precision = ((typmod - VARHDRSZ) >> 16) & 0xffff;
+	int scale = (((typmod - VARHDRSZ) & 0x7ff) ^ 1024) - 1024;
 	const char *whole = number + (*number == '-');
 	const char *end = whole + strspn(whole, "0123456789");
 	const char *fraction = *end == '.' ? end + 1 : end;
-	int			first;			/* digits before the point; or minus zeros after it */
-	int			last;			/* digits after the point; or minus zeros before it */
+	int first; /* digits before the point; or minus zeros after it */
+	int last;  /* digits after the point; or minus zeros before it */
 
 	if (typmod < (int32) VARHDRSZ || strcmp(number, "0") == 0)
 		return true;
@@ -363,8 +362,8 @@ check_numeric(const char *number, int32 typmod, SyncError *err)
 	}
 	if (first > precision - scale)
 		return sync_error(err, ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-						  "number is too large for numeric(%d,%d)",
-						  precision, scale);
+						  "number is too large for numeric(%d,%d)", precision,
+						  scale);
 	if (last > scale)
 		return sync_error(err, ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
 						  "number has too many digits for numeric(%d,%d)",
@@ -375,7 +374,7 @@ check_numeric(const char *number, int32 typmod, SyncError *err)
 static bool
 numeric_to_datum(const char *text, int32 typmod, Datum *value, SyncError *err)
 {
-	char	   *number = number_read(text, err);
+	char *number = number_read(text, err);
 
 	if (number == NULL || !check_numeric(number, typmod, err))
 		return false;
@@ -389,11 +388,11 @@ static bool
 array_to_datum(const Codec *codec, const char *canon, const ColumnType *type,
 			   Datum *value, SyncError *err)
 {
-	ColumnType	element = {get_element_type(type->typid), type->typmod};
-	char	  **texts;
-	Datum	   *datums;
-	int			n = canon_to_texts(canon, &texts);
-	int			i;
+	ColumnType element = {get_element_type(type->typid), type->typmod};
+	char **texts;
+	Datum *datums;
+	int n = canon_to_texts(canon, &texts);
+	int i;
 
 	if (n < 0)
 		return form_error(codec, err);
@@ -404,8 +403,8 @@ array_to_datum(const Codec *codec, const char *canon, const ColumnType *type,
 		if (!text_to_datum(texts[i], &element, &datums[i], err))
 			return false;
 	}
-	*value = PointerGetDatum(construct_array(datums, n, element.typid, -1,
-											 false, TYPALIGN_INT));
+	*value = PointerGetDatum(
+		construct_array(datums, n, element.typid, -1, false, TYPALIGN_INT));
 	return true;
 }
 
@@ -414,8 +413,8 @@ static bool
 string_to_datum(const Codec *codec, const char *canon, const ColumnType *type,
 				Datum *value, SyncError *err)
 {
-	char	   *text = canon_to_text(canon);
-	DateADT		date;
+	char *text = canon_to_text(canon);
+	DateADT date;
 	TimestampTz t;
 
 	if (text == NULL)
@@ -457,9 +456,9 @@ canon_to_datum(const Codec *codec, const char *canon, const ColumnType *type,
 		case CODEC_ENUM:
 			if (codec_find_code(codec, canon, err) == NULL)
 				return false;
-			return is_int_type(type->typid) ?
-				int_to_datum(codec, canon, type->typid, value, err) :
-				string_to_datum(codec, canon, type, value, err);
+			return is_int_type(type->typid)
+					   ? int_to_datum(codec, canon, type->typid, value, err)
+					   : string_to_datum(codec, canon, type, value, err);
 		case CODEC_JSONB:
 			*value = DirectFunctionCall1(jsonb_in, CStringGetDatum(canon));
 			return true;
@@ -479,7 +478,7 @@ bool
 value_to_datum(const Codec *codec, const char *canon, Oid typid, int32 typmod,
 			   bool notnull, Datum *value, bool *isnull, SyncError *err)
 {
-	ColumnType	type;
+	ColumnType type;
 
 	type.typmod = typmod;
 	type.typid = getBaseTypeAndTypmod(typid, &type.typmod);

@@ -26,10 +26,10 @@ read_remote(const Mapping *map, Member *m, int f)
 {
 	const Field *field = &map->fields[f];
 	const cJSON *value = NULL;
-	SyncError	err = {0};
+	SyncError err = {0};
 	StringInfoData plain;
-	bool		isnull;
-	Datum		datum;
+	bool isnull;
+	Datum datum;
 
 	if (field->problem != NULL)
 		return;
@@ -54,8 +54,8 @@ read_remote(const Mapping *map, Member *m, int f)
 void
 decide_remote(Run *run, Member *m)
 {
-	int			n = run->map->nfields;
-	int			f;
+	int n = run->map->nfields;
+	int f;
 
 	m->remote = palloc0(sizeof(char *) * n);
 	m->remote_error = palloc0(sizeof(char *) * n);
@@ -76,8 +76,9 @@ decide_remote(Run *run, Member *m)
 static bool
 note_is_over(const Run *run, const Member *m, const FlightNote *note)
 {
-	int64		lifetime = (int64) settings.request_timeout * 1000 *
-		(settings.max_retries + 1) + NOTE_PATIENCE;
+	int64 lifetime =
+		(int64) settings.request_timeout * 1000 * (settings.max_retries + 1) +
+		NOTE_PATIENCE;
 
 	if (note->at != 0 && run->started_at - note->at > lifetime)
 		return true;
@@ -93,18 +94,18 @@ note_is_over(const Run *run, const Member *m, const FlightNote *note)
 static void
 settle_notes(const Run *run, Member *m)
 {
-	ListCell   *lc;
-	int			i;
+	ListCell *lc;
+	int i;
 
-	foreach(lc, m->notes)
+	foreach (lc, m->notes)
 	{
 		FlightNote *note = lfirst(lc);
-		bool		complete = !m->doc->missing;
+		bool complete = !m->doc->missing;
 
 		for (i = 0; i < note->nvalues && !m->doc->missing; i++)
 		{
-			int			f = note->fields[i];
-			BaseValue  *base = &m->base[f];
+			int f = note->fields[i];
+			BaseValue *base = &m->base[f];
 
 			if (m->remote[f] == NULL ||
 				strcmp(m->remote[f], note->values[i]) != 0)
@@ -112,7 +113,8 @@ settle_notes(const Run *run, Member *m)
 				complete = false;
 				continue;
 			}
-			if (base->value != NULL && strcmp(base->value, note->values[i]) == 0)
+			if (base->value != NULL &&
+				strcmp(base->value, note->values[i]) == 0)
 				continue;
 			base->value = note->values[i];
 			base->stamp = Max(base->stamp, note->stamps[i]);
@@ -131,9 +133,9 @@ static TimestampTz
 last_row_time(const Member *m, int f, bool is_null)
 {
 	TimestampTz last = 0;
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, m->pending)
+	foreach (lc, m->pending)
 	{
 		const PendingRow *row = lfirst(lc);
 
@@ -152,9 +154,9 @@ last_row_time(const Member *m, int f, bool is_null)
 static MergeStamp
 local_stamp(const Run *run, const Member *m, int f)
 {
-	bool		is_null = strcmp(m->local[f], CANON_NULL) == 0;
+	bool is_null = strcmp(m->local[f], CANON_NULL) == 0;
 	TimestampTz last = last_row_time(m, f, is_null);
-	MergeStamp	stamp;
+	MergeStamp stamp;
 
 	if (last == 0 && m->first_contact &&
 		strcmp(run->map->initial, "newest") == 0)
@@ -179,7 +181,7 @@ local_stamp(const Run *run, const Member *m, int f)
 static MergeStamp
 remote_stamp(const Run *run, const Member *m, int f)
 {
-	MergeStamp	stamp;
+	MergeStamp stamp;
 	const Entry *entry = NULL;
 
 	if (m->remote[f] != NULL)
@@ -190,8 +192,8 @@ remote_stamp(const Run *run, const Member *m, int f)
 		return stamp;
 	}
 	stamp.upto = m->doc->update_time;
-	stamp.from = m->doc_update_time != 0 ? m->doc_update_time :
-		m->doc->create_time - 1;
+	stamp.from =
+		m->doc_update_time != 0 ? m->doc_update_time : m->doc->create_time - 1;
 	if (m->first_contact && strcmp(run->map->initial, "newest") == 0)
 		stamp.from = stamp.upto;
 	stamp.from = Min(stamp.from, stamp.upto);
@@ -235,7 +237,7 @@ decide_field(const Run *run, Member *m, int f)
 	const Field *field = &run->map->fields[f];
 	MergeInput *in = &m->inputs[f];
 	TimestampTz stamp;
-	char	   *enqueued;
+	char *enqueued;
 
 	if (field->problem != NULL)
 		return;
@@ -277,7 +279,7 @@ decide_field(const Run *run, Member *m, int f)
 static void
 decide_create(const Run *run, Member *m)
 {
-	int			f;
+	int f;
 
 	m->create = true;
 	for (f = 0; f < run->map->nfields; f++)
@@ -328,9 +330,9 @@ decide_writes(const Run *run, const Member *m, int f)
 bool
 decide_has_delete(const Member *m)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, m->pending)
+	foreach (lc, m->pending)
 		if (strcmp(((PendingRow *) lfirst(lc))->action, "delete") == 0)
 			return true;
 	return false;
@@ -360,10 +362,10 @@ decide_lost(const Run *run, Member *m, int f)
 static void
 decide_gone(const Run *run, Member *m)
 {
-	int			f = run->map->nfields - 1;
+	int f = run->map->nfields - 1;
 	MergeInput *in = &m->inputs[f];
-	bool		ours = m->known || decide_has_delete(m);
-	int			i;
+	bool ours = m->known || decide_has_delete(m);
+	int i;
 
 	entries_fail(m, "member not found");
 	if (!ours || m->doc->missing)
@@ -389,7 +391,7 @@ decide_gone(const Run *run, Member *m)
 static void
 reset_decision(const Run *run, Member *m)
 {
-	int			n = run->map->nfields;
+	int n = run->map->nfields;
 
 	m->inputs = palloc0(sizeof(MergeInput) * n);
 	m->result = palloc0(sizeof(MergeResult) * n);
@@ -416,20 +418,20 @@ static bool
 was_malformed(const Member *m)
 {
 	return !well_formed(m->key) && m->key[0] != '\0' && m->nrows == 0 &&
-		m->pending != NIL &&
-		strcmp(((PendingRow *) llast(m->pending))->action, "delete") == 0;
+		   m->pending != NIL &&
+		   strcmp(((PendingRow *) llast(m->pending))->action, "delete") == 0;
 }
 
 /* Make the Values to be pushed; one that Firestore cannot hold is an error. */
 static void
 encode_fields(const Run *run, Member *m)
 {
-	int			f;
+	int f;
 
 	for (f = 0; f < run->map->nfields; f++)
 	{
 		StringInfoData buf;
-		SyncError	err = {0};
+		SyncError err = {0};
 		const char *value;
 
 		if (!decide_writes(run, m, f))
@@ -449,10 +451,10 @@ encode_fields(const Run *run, Member *m)
 void
 decide_rows(const Run *run, Member *m)
 {
-	ListCell   *lc;
-	int			f;
+	ListCell *lc;
+	int f;
 
-	foreach(lc, m->pending)
+	foreach (lc, m->pending)
 	{
 		PendingRow *row = lfirst(lc);
 
@@ -465,9 +467,9 @@ decide_rows(const Run *run, Member *m)
 			const char *why = m->field_error[f];
 
 			if (why == NULL && m->result[f].action == MERGE_HOLD)
-				why = m->result[f].rule == RULE_POLICY ?
-					"held until a person decides" :
-					"held: the document's value does not fit";
+				why = m->result[f].rule == RULE_POLICY
+						  ? "held until a person decides"
+						  : "held: the document's value does not fit";
 			if (why != NULL &&
 				(row->fields == NULL || bms_is_member(f, row->fields)))
 				row->error = psprintf("%s: %s", run->map->fields[f].name, why);
@@ -482,7 +484,7 @@ decide_rows(const Run *run, Member *m)
 void
 decide_member(Run *run, Member *m)
 {
-	int			f;
+	int f;
 
 	reset_decision(run, m);
 	if (!well_formed(m->key) && !was_malformed(m))
@@ -546,8 +548,8 @@ new_conflict(const Run *run, const Member *m, int f)
 static List *
 conflicts_of_gone(const Run *run, const Member *m)
 {
-	List	   *list = NIL;
-	int			f;
+	List *list = NIL;
+	int f;
 
 	for (f = 0; f < run->map->nfields - 1; f++)
 	{
@@ -568,8 +570,8 @@ conflicts_of_gone(const Run *run, const Member *m)
 List *
 decide_conflicts(const Run *run, const Member *m)
 {
-	List	   *list = NIL;
-	int			f;
+	List *list = NIL;
+	int f;
 
 	if (m->problem != NULL)
 		return NIL;
@@ -580,17 +582,18 @@ decide_conflicts(const Run *run, const Member *m)
 		const MergeResult *res = &m->result[f];
 		ConflictRow *row;
 
-		if (!res->conflict ||
-			(res->action == MERGE_PULL && !run->opt.pull) ||
+		if (!res->conflict || (res->action == MERGE_PULL && !run->opt.pull) ||
 			(res->action == MERGE_PUSH && !decide_writes(run, m, f)) ||
 			(res->rule == RULE_INVALID && entries_failed_on(m, f)))
 			continue;
 		row = new_conflict(run, m, f);
 		row->django_value = m->local[f];
-		row->firestore_value = m->inputs[f].remote != NULL ?
-			m->inputs[f].remote : m->remote_plain[f];
-		row->winner = res->action == MERGE_PULL ? "firestore" :
-			res->action == MERGE_PUSH ? "django" : "none";
+		row->firestore_value = m->inputs[f].remote != NULL
+								   ? m->inputs[f].remote
+								   : m->remote_plain[f];
+		row->winner = res->action == MERGE_PULL	  ? "firestore"
+					  : res->action == MERGE_PUSH ? "django"
+												  : "none";
 		row->rule = merge_rule_name(res->rule);
 		row->potential = res->potential;
 		list = lappend(list, row);

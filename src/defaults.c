@@ -26,49 +26,50 @@
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 
-#define GENDERS \
-	"{\"unknown\": 0, \"male\": 1, \"female\": 2, \"other\": 3}"
-#define HOUSING \
-	"{\"unknown\": 0, \"owner\": 1, \"rental\": 2, \"cooperative\": 3," \
+#define GENDERS "{\"unknown\": 0, \"male\": 1, \"female\": 2, \"other\": 3}"
+#define HOUSING                                                               \
+	"{\"unknown\": 0, \"owner\": 1, \"rental\": 2, \"cooperative\": 3,"       \
 	" \"family\": 4, \"other\": 5, \"homeless\": 6}"
 
 /* A field that is a column. */
 typedef struct DefaultColumn
 {
 	const char *field;
-	const char *table;			/* after the prefix; NULL: the member table */
-	const char *column;			/* NULL: the key column */
+	const char *table;	/* after the prefix; NULL: the member table */
+	const char *column; /* NULL: the key column */
 	const char *path;
 	const char *codec;
 	const char *options;
 	const char *direction;
 } DefaultColumn;
 
-static const DefaultColumn default_columns[] = {
-	{"ssn", NULL, NULL, "profile.kennitala", "kennitala", NULL, "push"},
-	{"name", NULL, "name", "profile.name", "text", NULL, "both"},
-	{"birthday", NULL, "birthday", "profile.birthday", "date", NULL, "both"},
-	{"gender", NULL, "gender", "profile.gender", "enum", GENDERS, "both"},
-	{"housing_situation", NULL, "housing_situation",
-	"profile.housingSituation", "enum", HOUSING, "both"},
-	{"reachable", NULL, "reachable", "membership.reachable", "bool", NULL, "both"},
-	{"groupable", NULL, "groupable", "membership.groupable", "bool", NULL, "both"},
-	{"date_joined", NULL, "date_joined", "membership.date_joined",
-	"timestamp", NULL, "both"},
-	{"id", NULL, "id", "metadata.django_id", "int", NULL, "push"},
-	{"email", "contactinfo", "email", "profile.email", "text", NULL, "both"},
-	{"facebook", "contactinfo", "facebook", "profile.facebook", "text", NULL, "both"},
-	{"phone", "contactinfo", "phone", "profile.phone", "phone", NULL, "both"}
-};
+static const DefaultColumn default_columns[] =
+	{{"ssn", NULL, NULL, "profile.kennitala", "kennitala", NULL, "push"},
+	 {"name", NULL, "name", "profile.name", "text", NULL, "both"},
+	 {"birthday", NULL, "birthday", "profile.birthday", "date", NULL, "both"},
+	 {"gender", NULL, "gender", "profile.gender", "enum", GENDERS, "both"},
+	 {"housing_situation", NULL, "housing_situation",
+	  "profile.housingSituation", "enum", HOUSING, "both"},
+	 {"reachable", NULL, "reachable", "membership.reachable", "bool", NULL,
+	  "both"},
+	 {"groupable", NULL, "groupable", "membership.groupable", "bool", NULL,
+	  "both"},
+	 {"date_joined", NULL, "date_joined", "membership.date_joined",
+	  "timestamp", NULL, "both"},
+	 {"id", NULL, "id", "metadata.django_id", "int", NULL, "push"},
+	 {"email", "contactinfo", "email", "profile.email", "text", NULL, "both"},
+	 {"facebook", "contactinfo", "facebook", "profile.facebook", "text", NULL,
+	  "both"},
+	 {"phone", "contactinfo", "phone", "profile.phone", "phone", NULL,
+	  "both"}};
 
 /* Address fields where the table is flat. */
-static const DefaultColumn flat_address[] = {
-	{"street_address", "simpleaddress", "street_address", "address.street",
-	"text", NULL, "both"},
-	{"postal_code", "simpleaddress", "postal_code", "address.postal_code",
-	"text", NULL, "both"},
-	{"city", "simpleaddress", "city", "address.city", "text", NULL, "both"}
-};
+static const DefaultColumn flat_address[] =
+	{{"street_address", "simpleaddress", "street_address", "address.street",
+	  "text", NULL, "both"},
+	 {"postal_code", "simpleaddress", "postal_code", "address.postal_code",
+	  "text", NULL, "both"},
+	 {"city", "simpleaddress", "city", "address.city", "text", NULL, "both"}};
 
 /*
  * A computed field.  In its texts {l} is the link column; {c:name}, {t:name},
@@ -79,72 +80,82 @@ static const DefaultColumn flat_address[] = {
  */
 typedef struct DefaultDependency
 {
-	const char *table;			/* NULL ends the list */
-	const char *members;		/* NULL: by the link column */
+	const char *table;	 /* NULL ends the list */
+	const char *members; /* NULL: by the link column */
 } DefaultDependency;
 
 typedef struct DefaultComputed
 {
 	const char *field;
 	const char *path;
-	const char *type;			/* of the result, and the codec */
+	const char *type; /* of the result, and the codec */
 	const char *body;
 	DefaultDependency depends[6];
 } DefaultComputed;
 
-#define BY_ADDRESS_ROW \
-	" FROM {c:newlocaladdress} n"
-#define BY_ADDRESS \
+#define BY_ADDRESS_ROW " FROM {c:newlocaladdress} n"
+#define BY_ADDRESS                                                            \
 	BY_ADDRESS_ROW " JOIN {s:map_address} a ON a.id = n.address_id"
-#define BY_STREET \
-	BY_ADDRESS " JOIN {s:map_street} s ON s.id = a.street_id"
-#define NEWEST \
-	" WHERE n.{l} = $1{n} LIMIT 1"
-#define ADDRESS_TABLES \
-	{"{c:newlocaladdress}", NULL}, \
-	{"{s:map_address}", \
-	"SELECT n.{l}" BY_ADDRESS_ROW " WHERE n.address_id = $1"}, \
-	{"{s:map_street}", "SELECT n.{l}" BY_ADDRESS " WHERE a.street_id = $1"}
+#define BY_STREET BY_ADDRESS " JOIN {s:map_street} s ON s.id = a.street_id"
+#define NEWEST " WHERE n.{l} = $1{n} LIMIT 1"
+#define ADDRESS_TABLES                                                        \
+	{"{c:newlocaladdress}", NULL},                                            \
+		{"{s:map_address}",                                                   \
+		 "SELECT n.{l}" BY_ADDRESS_ROW " WHERE n.address_id = $1"},           \
+	{                                                                         \
+		"{s:map_street}", "SELECT n.{l}" BY_ADDRESS " WHERE a.street_id = $1" \
+	}
 
-static const DefaultComputed computed_names[] = {
-	{"unions", "membership.unions", "text[]",
-		"SELECT COALESCE(array_agg(u.name::text ORDER BY u.name COLLATE \"C\"), '{}')"
-		" FROM {c:unionmembership} l JOIN {c:union} u ON u.id = l.union_id"
-		" WHERE l.{l} = $1 AND u.name IS NOT NULL",
-		{{"{c:unionmembership}", NULL},
-		{"{c:union}",
-	"SELECT l.{l} FROM {c:unionmembership} l WHERE l.union_id = $1"}}},
-	{"titles", "membership.titles", "text[]",
-		"SELECT COALESCE(array_agg(t.name::text ORDER BY t.name COLLATE \"C\"), '{}')"
-		" FROM {t:title} l JOIN {c:title} t ON t.id = l.title_id"
-		" WHERE l.{l} = $1 AND t.name IS NOT NULL",
-		{{"{t:title}", NULL},
-		{"{c:title}",
-	"SELECT l.{l} FROM {t:title} l WHERE l.title_id = $1"}}}
-};
+static const DefaultComputed computed_names[] =
+	{{"unions",
+	  "membership.unions",
+	  "text[]",
+	  "SELECT COALESCE(array_agg(u.name::text ORDER BY u.name COLLATE \"C\"), "
+	  "'{}')"
+	  " FROM {c:unionmembership} l JOIN {c:union} u ON u.id = l.union_id"
+	  " WHERE l.{l} = $1 AND u.name IS NOT NULL",
+	  {{"{c:unionmembership}", NULL},
+	   {"{c:union}",
+		"SELECT l.{l} FROM {c:unionmembership} l WHERE l.union_id = $1"}}},
+	 {"titles",
+	  "membership.titles",
+	  "text[]",
+	  "SELECT COALESCE(array_agg(t.name::text ORDER BY t.name COLLATE \"C\"), "
+	  "'{}')"
+	  " FROM {t:title} l JOIN {c:title} t ON t.id = l.title_id"
+	  " WHERE l.{l} = $1 AND t.name IS NOT NULL",
+	  {{"{t:title}", NULL},
+	   {"{c:title}", "SELECT l.{l} FROM {t:title} l WHERE l.title_id = $1"}}}};
 
-static const DefaultComputed computed_address[] = {
-	{"street_address", "address.street", "text",
-		"SELECT concat_ws(' ', s.name, NULLIF(concat(a.number, a.letter), ''))"
-		BY_STREET NEWEST,
-	{ADDRESS_TABLES}},
-	{"postal_code", "address.postal_code", "text",
-		"SELECT p.code::text" BY_STREET
-		" JOIN {s:map_postalcode} p ON p.id = s.postal_code_id" NEWEST,
-		{ADDRESS_TABLES, {"{s:map_postalcode}",
-	"SELECT n.{l}" BY_STREET " WHERE s.postal_code_id = $1"}}},
-	{"city", "address.city", "text",
-		"SELECT m.name::text" BY_STREET
-		" JOIN {s:map_municipality} m ON m.id = s.municipality_id" NEWEST,
-		{ADDRESS_TABLES, {"{s:map_municipality}",
-	"SELECT n.{l}" BY_STREET " WHERE s.municipality_id = $1"}}}
-};
+static const DefaultComputed computed_address[] =
+	{{"street_address",
+	  "address.street",
+	  "text",
+	  "SELECT concat_ws(' ', s.name, NULLIF(concat(a.number, a.letter), "
+	  "''))" BY_STREET NEWEST,
+	  {ADDRESS_TABLES}},
+	 {"postal_code",
+	  "address.postal_code",
+	  "text",
+	  "SELECT p.code::text" BY_STREET
+	  " JOIN {s:map_postalcode} p ON p.id = s.postal_code_id" NEWEST,
+	  {ADDRESS_TABLES,
+	   {"{s:map_postalcode}",
+		"SELECT n.{l}" BY_STREET " WHERE s.postal_code_id = $1"}}},
+	 {"city",
+	  "address.city",
+	  "text",
+	  "SELECT m.name::text" BY_STREET
+	  " JOIN {s:map_municipality} m ON m.id = s.municipality_id" NEWEST,
+	  {ADDRESS_TABLES,
+	   {"{s:map_municipality}",
+		"SELECT n.{l}" BY_STREET " WHERE s.municipality_id = $1"}}}};
 
 /* What sql_guarded calls to create a function. */
 typedef struct Creation
 {
 	const Attach *attach;
-	const char *name;			/* qualified and quoted */
+	const char *name; /* qualified and quoted */
 	const DefaultComputed *computed;
 } Creation;
 
@@ -162,15 +173,15 @@ table_name(const Attach *attach, char kind, const char *name)
 {
 	if (kind == 's')
 		return pstrdup(name);
-	return psprintf("%s%s%s", attach->prefix,
-					kind == 't' ? attach->model : "", name);
+	return psprintf("%s%s%s", attach->prefix, kind == 't' ? attach->model : "",
+					name);
 }
 
 /* Oid of a table named in the texts as {c:name}; InvalidOid if there is none. */
 static Oid
 find_table(const Attach *attach, const char *text)
 {
-	char	   *name = pnstrdup(text + 3, strlen(text) - 4);
+	char *name = pnstrdup(text + 3, strlen(text) - 4);
 
 	return get_relname_relid(table_name(attach, text[1], name),
 							 get_namespace_oid(attach->schema, false));
@@ -194,18 +205,19 @@ expand(const Attach *attach, const char *text)
 		}
 		else if (strncmp(text, "{n}", 3) == 0)
 		{
-			if (OidIsValid(column_type(find_table(attach, "{c:newlocaladdress}"),
-									   "id")))
+			if (OidIsValid(
+					column_type(find_table(attach, "{c:newlocaladdress}"),
+								"id")))
 				appendStringInfoString(&out, " ORDER BY n.id DESC");
 			text += 2;
 		}
 		else if (text[0] == '{' && text[1] != '}')
 		{
-			char	   *name;
+			char *name;
 
 			end = strchr(text, '}');
-			name = table_name(attach, text[1], pnstrdup(text + 3,
-														end - text - 3));
+			name = table_name(attach, text[1],
+							  pnstrdup(text + 3, end - text - 3));
 			appendStringInfoString(&out,
 								   quote_qualified_identifier(attach->schema,
 															  name));
@@ -222,9 +234,9 @@ expand(const Attach *attach, const char *text)
 static void
 map_column(Attach *attach, const DefaultColumn *def)
 {
-	MappingRow	row = {0};
-	char	   *object = psprintf("field %s", def->field);
-	char	   *table = attach->table;
+	MappingRow row = {0};
+	char *object = psprintf("field %s", def->field);
+	char *table = attach->table;
 
 	row.field = def->field;
 	row.relid = attach->relid;
@@ -238,8 +250,8 @@ map_column(Attach *attach, const DefaultColumn *def)
 	{
 		table = table_name(attach, 'c', def->table);
 		row.link = link_column(attach);
-		row.relid = get_relname_relid(table,
-									  get_namespace_oid(attach->schema, false));
+		row.relid =
+			get_relname_relid(table, get_namespace_oid(attach->schema, false));
 		if (!OidIsValid(row.relid))
 		{
 			report_row(&attach->report, object, "skipped",
@@ -252,13 +264,14 @@ map_column(Attach *attach, const DefaultColumn *def)
 	{
 		report_row(&attach->report, object, "skipped",
 				   "table %s has no column %s", table,
-				   OidIsValid(column_type(row.relid, row.column)) ?
-				   row.link : row.column);
+				   OidIsValid(column_type(row.relid, row.column))
+					   ? row.link
+					   : row.column);
 		return;
 	}
 	mapping_store(&row);
-	report_row(&attach->report, object, "created", "%s.%s, %s",
-			   table, row.column, row.path);
+	report_row(&attach->report, object, "created", "%s.%s, %s", table,
+			   row.column, row.path);
 }
 
 /* -------------------------------------------------------------- computed */
@@ -266,7 +279,7 @@ map_column(Attach *attach, const DefaultColumn *def)
 static void
 create_function(void *arg)
 {
-	Creation   *creation = arg;
+	Creation *creation = arg;
 	const Attach *attach = creation->attach;
 
 	run_ddl(attach->owner,
@@ -274,14 +287,14 @@ create_function(void *arg)
 					 " SET search_path = pg_catalog, pg_temp AS %s",
 					 creation->name, format_type_be(attach->id_typid),
 					 creation->computed->type,
-					 quote_literal_cstr(expand(attach,
-											   creation->computed->body))));
+					 quote_literal_cstr(
+						 expand(attach, creation->computed->body))));
 }
 
 static Oid
 find_function(const Attach *attach, const char *name)
 {
-	Oid			type = attach->id_typid;
+	Oid type = attach->id_typid;
 
 	return LookupFuncName(list_make2(makeString(attach->schema),
 									 makeString(pstrdup(name))),
@@ -291,8 +304,8 @@ find_function(const Attach *attach, const char *name)
 static Oid
 function_owner(Oid function)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Oid			owner;
+	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Oid owner;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", function);
@@ -305,9 +318,9 @@ function_owner(Oid function)
 static void
 remember_function(Oid function)
 {
-	Oid			type = TEXTOID;
-	Datum		value = CStringGetTextDatum(format_procedure_qualified(function));
-	SqlScope	scope;
+	Oid type = TEXTOID;
+	Datum value = CStringGetTextDatum(format_procedure_qualified(function));
+	SqlScope scope;
 
 	depend_on_extension(ProcedureRelationId, function);
 	sql_enter(&scope, ekksync_owner_oid());
@@ -331,19 +344,19 @@ static Oid
 ensure_function(Attach *attach, const DefaultComputed *computed,
 				char **problem)
 {
-	char	   *name = function_name(attach, computed);
-	Oid			function = find_function(attach, name);
-	Creation	creation;
+	char *name = function_name(attach, computed);
+	Oid function = find_function(attach, name);
+	Creation creation;
 
 	if (OidIsValid(function))
 	{
 		if (function_owner(function) != attach->owner)
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("function %s exists and does not belong to the owner of table %s",
-							format_procedure_qualified(function),
-							attach->member_table),
-					 errhint("Drop or rename it.")));
+			ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+							errmsg("function %s exists and does not belong to "
+								   "the owner of table %s",
+								   format_procedure_qualified(function),
+								   attach->member_table),
+							errhint("Drop or rename it.")));
 		return function;
 	}
 	creation.attach = attach;
@@ -362,10 +375,10 @@ static void
 map_computed(Attach *attach, const DefaultComputed *computed)
 {
 	const DefaultDependency *dependency;
-	MappingRow	row = {0};
-	char	   *object = psprintf("field %s", computed->field);
-	char	   *problem = NULL;
-	Oid			function;
+	MappingRow row = {0};
+	char *object = psprintf("field %s", computed->field);
+	char *problem = NULL;
+	Oid function;
 
 	for (dependency = computed->depends; dependency->table; dependency++)
 	{
@@ -394,8 +407,9 @@ map_computed(Attach *attach, const DefaultComputed *computed)
 		dependency_store(computed->field,
 						 find_table(attach, dependency->table),
 						 dependency->members ? NULL : link_column(attach),
-						 dependency->members ?
-						 expand(attach, dependency->members) : NULL);
+						 dependency->members
+							 ? expand(attach, dependency->members)
+							 : NULL);
 	report_row(&attach->report, object, "created", "%s, %s", row.compute,
 			   row.path);
 }
@@ -403,7 +417,7 @@ map_computed(Attach *attach, const DefaultComputed *computed)
 void
 defaults_map(Attach *attach)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < (int) lengthof(default_columns); i++)
 		map_column(attach, &default_columns[i]);
@@ -426,13 +440,13 @@ static List *
 created_functions(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	List	   *signatures = NIL;
-	SqlScope	scope;
-	uint64		i;
+	List *signatures = NIL;
+	SqlScope scope;
+	uint64 i;
 
 	sql_enter(&scope, ekksync_owner_oid());
-	sql_run("SELECT unnest(created_functions) FROM ekksync.state",
-			0, NULL, NULL, NULL, false, 0);
+	sql_run("SELECT unnest(created_functions) FROM ekksync.state", 0, NULL,
+			NULL, NULL, false, 0);
 	MemoryContextSwitchTo(caller);
 	for (i = 0; i < SPI_processed; i++)
 		signatures = lappend(signatures, sql_get_text(i, 1, caller));
@@ -444,21 +458,21 @@ static void
 mend_computed(Attach *attach, const DefaultComputed *computed,
 			  List *signatures)
 {
-	char	   *name = quote_qualified_identifier(attach->schema,
-												  function_name(attach,
-																computed));
-	char	   *signature = psprintf("%s(%s)", name,
-									 format_type_be(attach->id_typid));
-	char	   *problem = NULL;
-	ListCell   *cell;
+	char *name = quote_qualified_identifier(attach->schema,
+											function_name(attach, computed));
+	char *signature =
+		psprintf("%s(%s)", name, format_type_be(attach->id_typid));
+	char *problem = NULL;
+	ListCell *cell;
 
-	foreach(cell, signatures)
+	foreach (cell, signatures)
 	{
 		if (strcmp(lfirst(cell), signature) == 0 &&
-			!OidIsValid(find_function(attach, function_name(attach, computed))))
+			!OidIsValid(
+				find_function(attach, function_name(attach, computed))))
 		{
-			bool		made = OidIsValid(ensure_function(attach, computed,
-														  &problem));
+			bool made =
+				OidIsValid(ensure_function(attach, computed, &problem));
 
 			report_row(&attach->report, psprintf("function %s", signature),
 					   made ? "mended" : "skipped", "%s",
@@ -470,8 +484,8 @@ mend_computed(Attach *attach, const DefaultComputed *computed,
 void
 defaults_mend(Attach *attach)
 {
-	List	   *signatures = created_functions();
-	int			i;
+	List *signatures = created_functions();
+	int i;
 
 	for (i = 0; i < (int) lengthof(computed_names); i++)
 		mend_computed(attach, &computed_names[i], signatures);
@@ -483,15 +497,15 @@ defaults_mend(Attach *attach)
 static Oid
 function_by_signature(const char *signature)
 {
-	Oid			type = TEXTOID;
-	Datum		value = CStringGetTextDatum(signature);
-	SqlScope	scope;
-	Datum		function;
-	bool		isnull;
+	Oid type = TEXTOID;
+	Datum value = CStringGetTextDatum(signature);
+	SqlScope scope;
+	Datum function;
+	bool isnull;
 
 	sql_enter(&scope, ekksync_owner_oid());
-	sql_run("SELECT to_regprocedure($1)::oid", 1, &type, &value, NULL,
-			false, 1);
+	sql_run("SELECT to_regprocedure($1)::oid", 1, &type, &value, NULL, false,
+			1);
 	function = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 							 &isnull);
 	sql_leave(&scope);
@@ -501,14 +515,14 @@ function_by_signature(const char *signature)
 void
 defaults_drop(Report *report)
 {
-	List	   *signatures = created_functions();
-	ListCell   *cell;
+	List *signatures = created_functions();
+	ListCell *cell;
 
-	foreach(cell, signatures)
+	foreach (cell, signatures)
 	{
-		char	   *signature = lfirst(cell);
-		Oid			function = function_by_signature(signature);
-		bool		mine;
+		char *signature = lfirst(cell);
+		Oid function = function_by_signature(signature);
+		bool mine;
 
 		if (!OidIsValid(function))
 			continue;

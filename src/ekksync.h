@@ -38,8 +38,8 @@
  */
 typedef struct SyncError
 {
-	int			sqlstate;
-	char	   *message;
+	int sqlstate;
+	char *message;
 } SyncError;
 
 /* Is this SQLSTATE one of a lock or a race: the same again may succeed? */
@@ -55,7 +55,7 @@ extern bool error_ends_run(int sqlstate);
 extern char *clip_message(const char *text);
 
 /* Set *err (which may be NULL) and return false, for use in a return. */
-extern bool sync_error(SyncError *err, int sqlstate, const char *fmt,...)
-			pg_attribute_printf(3, 4);
+extern bool sync_error(SyncError *err, int sqlstate, const char *fmt, ...)
+	pg_attribute_printf(3, 4);
 
-#endif							/* EKKSYNC_H */
+#endif /* EKKSYNC_H */

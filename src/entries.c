@@ -21,14 +21,15 @@ static bool
 is_ignored(const FieldPath *path)
 {
 	return strcmp(path->segments[0], "metadata") == 0 ||
-		(path->nsegments == 1 && strcmp(path->segments[0], "updated_at") == 0);
+		   (path->nsegments == 1 &&
+			strcmp(path->segments[0], "updated_at") == 0);
 }
 
 /* Field of exactly this path, -1 if none. */
 static int
 field_of_path(const Mapping *map, const FieldPath *path)
 {
-	int			f;
+	int f;
 
 	for (f = 0; f < map->nfields; f++)
 		if (map->fields[f].path.quoted != NULL &&
@@ -41,8 +42,8 @@ field_of_path(const Mapping *map, const FieldPath *path)
 static bool
 is_above(const Mapping *map, const FieldPath *path)
 {
-	int			f;
-	int			i;
+	int f;
+	int i;
 
 	for (f = 0; f < map->nfields; f++)
 	{
@@ -72,13 +73,12 @@ add_change(Entry *entry, const char *path)
 
 /* The value of a mapped path: readable, and fit for its column? */
 static void
-parse_value(const Mapping *map, EntryChange *change, int f,
-			const cJSON *value)
+parse_value(const Mapping *map, EntryChange *change, int f, const cJSON *value)
 {
 	const Field *field = &map->fields[f];
-	SyncError	err = {0};
-	bool		isnull;
-	Datum		datum;
+	SyncError err = {0};
+	bool isnull;
+	Datum datum;
 
 	change->field = f;
 	if (field->problem != NULL)
@@ -99,12 +99,12 @@ static void
 parse_change(const Mapping *map, Entry *entry, const char *text,
 			 const cJSON *value)
 {
-	FieldPath	path;
-	SyncError	err = {0};
+	FieldPath path;
+	SyncError err = {0};
 	const cJSON *unusable;
 	const cJSON *inner;
 	const cJSON *child;
-	int			f;
+	int f;
 
 	if (!path_parse(text, &path, &err))
 	{
@@ -134,8 +134,8 @@ parse_change(const Mapping *map, Entry *entry, const char *text,
 		add_change(entry, text)->error = "unknown path";
 		return;
 	}
-	cJSON_ArrayForEach(child,
-					   cJSON_GetObjectItemCaseSensitive(inner, "fields"))
+	cJSON_ArrayForEach (child,
+						cJSON_GetObjectItemCaseSensitive(inner, "fields"))
 	{
 		StringInfoData buf;
 
@@ -151,7 +151,7 @@ static bool
 is_change(const Entry *entry)
 {
 	return strcmp(entry->action, "update") == 0 ||
-		strcmp(entry->action, "create") == 0;
+		   strcmp(entry->action, "create") == 0;
 }
 
 /*
@@ -161,16 +161,16 @@ is_change(const Entry *entry)
 void
 entries_parse(const Mapping *map, Member *m)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, m->entries)
+	foreach (lc, m->entries)
 	{
-		Entry	   *entry = lfirst(lc);
+		Entry *entry = lfirst(lc);
 		const cJSON *child;
 
 		if (!is_change(entry))
 			continue;
-		cJSON_ArrayForEach(child, entry->changes)
+		cJSON_ArrayForEach (child, entry->changes)
 			parse_change(map, entry, child->string, child);
 	}
 }
@@ -180,14 +180,14 @@ const Entry *
 entries_explaining(const Member *m, int field, const char *value)
 {
 	const Entry *found = NULL;
-	ListCell   *lc;
-	ListCell   *lc2;
+	ListCell *lc;
+	ListCell *lc2;
 
-	foreach(lc, m->entries)
+	foreach (lc, m->entries)
 	{
 		const Entry *entry = lfirst(lc);
 
-		foreach(lc2, entry->parsed)
+		foreach (lc2, entry->parsed)
 		{
 			const EntryChange *change = lfirst(lc2);
 
@@ -204,11 +204,11 @@ static bool
 is_echo(const Member *m, const EntryChange *change)
 {
 	const char *base = m->base[change->field].value;
-	ListCell   *lc;
+	ListCell *lc;
 
 	if (base != NULL && strcmp(base, change->value) == 0)
 		return true;
-	foreach(lc, m->pushed)
+	foreach (lc, m->pushed)
 	{
 		const PushedValue *pushed = lfirst(lc);
 
@@ -224,14 +224,14 @@ static const EntryChange *
 latest_change(const Member *m, int field, TimestampTz *stamp)
 {
 	const EntryChange *latest = NULL;
-	ListCell   *lc;
-	ListCell   *lc2;
+	ListCell *lc;
+	ListCell *lc2;
 
-	foreach(lc, m->entries)
+	foreach (lc, m->entries)
 	{
 		const Entry *entry = lfirst(lc);
 
-		foreach(lc2, entry->parsed)
+		foreach (lc2, entry->parsed)
 		{
 			const EntryChange *change = lfirst(lc2);
 
@@ -263,8 +263,8 @@ entries_enqueued(const Member *m, int field, TimestampTz *stamp)
 	if (base == NULL || m->doc == NULL || m->doc->missing ||
 		m->remote[field] == NULL || strcmp(m->remote[field], base) != 0)
 		return NULL;
-	since = m->doc->update_time == m->doc_update_time ?
-		m->base[field].stamp : m->doc->update_time;
+	since = m->doc->update_time == m->doc_update_time ? m->base[field].stamp
+													  : m->doc->update_time;
 	latest = latest_change(m, field, stamp);
 	if (latest == NULL || *stamp <= since || is_echo(m, latest))
 		return NULL;
@@ -275,14 +275,14 @@ entries_enqueued(const Member *m, int field, TimestampTz *stamp)
 bool
 entries_failed_on(const Member *m, int field)
 {
-	ListCell   *lc;
-	ListCell   *lc2;
+	ListCell *lc;
+	ListCell *lc2;
 
-	foreach(lc, m->entries)
+	foreach (lc, m->entries)
 	{
 		const Entry *entry = lfirst(lc);
 
-		foreach(lc2, entry->parsed)
+		foreach (lc2, entry->parsed)
 		{
 			const EntryChange *change = lfirst(lc2);
 
@@ -298,7 +298,7 @@ static const char *
 conclude_change(const Mapping *map, const Member *m, const Entry *entry,
 				const EntryChange *change, const char **error)
 {
-	int			f = change->field;
+	int f = change->field;
 	const char *remote;
 
 	*error = change->error;
@@ -321,9 +321,10 @@ conclude_change(const Mapping *map, const Member *m, const Entry *entry,
 		return NULL;
 	}
 	if (remote != NULL && strcmp(change->value, remote) == 0)
-		return m->result[f].action == MERGE_PULL ? "applied" :
-			m->result[f].action == MERGE_PUSH ? "lost to a later change" :
-			m->result[f].action == MERGE_HOLD ? "held" : "already in step";
+		return m->result[f].action == MERGE_PULL   ? "applied"
+			   : m->result[f].action == MERGE_PUSH ? "lost to a later change"
+			   : m->result[f].action == MERGE_HOLD ? "held"
+												   : "already in step";
 	return is_echo(m, change) ? "echo" : "superseded";
 }
 
@@ -332,10 +333,10 @@ conclude_entry(const Mapping *map, const Member *m, Entry *entry)
 {
 	StringInfoData errors;
 	const char *note = NULL;
-	ListCell   *lc;
+	ListCell *lc;
 
 	initStringInfo(&errors);
-	foreach(lc, entry->parsed)
+	foreach (lc, entry->parsed)
 	{
 		const EntryChange *change = lfirst(lc);
 		const char *error;
@@ -364,20 +365,22 @@ conclude_entry(const Mapping *map, const Member *m, Entry *entry)
 void
 entries_conclude(const Mapping *map, Member *m)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, m->entries)
+	foreach (lc, m->entries)
 	{
-		Entry	   *entry = lfirst(lc);
+		Entry *entry = lfirst(lc);
 
 		if (is_change(entry))
 			conclude_entry(map, m, entry);
 		else
 		{
 			entry->outcome = ENTRY_FAILED;
-			entry->message = strcmp(entry->action, "delete") == 0 ?
-				"deletes from Firestore are not applied" :
-				clip_message(psprintf("unknown action \"%s\"", entry->action));
+			entry->message =
+				strcmp(entry->action, "delete") == 0
+					? "deletes from Firestore are not applied"
+					: clip_message(
+						  psprintf("unknown action \"%s\"", entry->action));
 		}
 	}
 }
@@ -386,11 +389,11 @@ entries_conclude(const Mapping *map, Member *m)
 void
 entries_fail(Member *m, const char *message)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
-	foreach(lc, m->entries)
+	foreach (lc, m->entries)
 	{
-		Entry	   *entry = lfirst(lc);
+		Entry *entry = lfirst(lc);
 
 		entry->outcome = ENTRY_FAILED;
 		entry->message = clip_message(message);

@@ -20,9 +20,9 @@
  * context.  Always returns false, so that a caller can return the call.
  */
 bool
-sync_error(SyncError *err, int sqlstate, const char *fmt,...)
+sync_error(SyncError *err, int sqlstate, const char *fmt, ...)
 {
-	size_t		size = 128;
+	size_t size = 128;
 
 	if (err == NULL)
 		return false;
@@ -30,8 +30,8 @@ sync_error(SyncError *err, int sqlstate, const char *fmt,...)
 	err->sqlstate = sqlstate;
 	for (;;)
 	{
-		va_list		args;
-		size_t		needed;
+		va_list args;
+		size_t needed;
 
 		err->message = palloc(size);
 		va_start(args, fmt);
@@ -49,25 +49,25 @@ bool
 error_is_passing(int sqlstate)
 {
 	return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE ||
-		sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
-		sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE;
+		   sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		   sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE;
 }
 
 bool
 error_ends_run(int sqlstate)
 {
-	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+	int category = ERRCODE_TO_CATEGORY(sqlstate);
 
 	return category == ERRCODE_OPERATOR_INTERVENTION ||
-		category == ERRCODE_INSUFFICIENT_RESOURCES ||
-		category == ERRCODE_SYSTEM_ERROR ||
-		category == ERRCODE_INTERNAL_ERROR;
+		   category == ERRCODE_INSUFFICIENT_RESOURCES ||
+		   category == ERRCODE_SYSTEM_ERROR ||
+		   category == ERRCODE_INTERNAL_ERROR;
 }
 
 char *
 clip_message(const char *text)
 {
-	int			len = strlen(text);
+	int len = strlen(text);
 
 	return pnstrdup(text, pg_mbcliplen(text, len, MAX_MESSAGE));
 }

@@ -15,22 +15,22 @@
 
 typedef struct ExpectKey
 {
-	const char *key;			/* the member's */
+	const char *key; /* the member's */
 	const char *field;
 } ExpectKey;
 
 typedef struct Expectation
 {
-	ExpectKey	key;			/* hash key; its texts are in state.cxt */
+	ExpectKey key; /* hash key; its texts are in state.cxt */
 	const char *canon;
 } Expectation;
 
 static struct
 {
-	bool		registered;		/* the callbacks are */
-	MemoryContext cxt;			/* of the table; NULL: nothing is expected */
-	HTAB	   *table;			/* Expectation */
-	SubTransactionId subid;		/* in which the last one was announced */
+	bool registered;		/* the callbacks are */
+	MemoryContext cxt;		/* of the table; NULL: nothing is expected */
+	HTAB *table;			/* Expectation */
+	SubTransactionId subid; /* in which the last one was announced */
 } state;
 
 static uint32
@@ -49,7 +49,7 @@ expect_match(const void *key1, const void *key2, Size keysize)
 {
 	const ExpectKey *a = key1;
 	const ExpectKey *b = key2;
-	int			order = strcmp(a->key, b->key);
+	int order = strcmp(a->key, b->key);
 
 	return order != 0 ? order : strcmp(a->field, b->field);
 }
@@ -68,14 +68,15 @@ subtransaction_event(SubXactEvent event, SubTransactionId subid,
 					 SubTransactionId parent, void *arg)
 {
 	if ((event == SUBXACT_EVENT_COMMIT_SUB ||
-		 event == SUBXACT_EVENT_ABORT_SUB) && subid == state.subid)
+		 event == SUBXACT_EVENT_ABORT_SUB) &&
+		subid == state.subid)
 		capture_expect_end();
 }
 
 static void
 make_table(void)
 {
-	HASHCTL		ctl;
+	HASHCTL ctl;
 
 	if (!state.registered)
 	{
@@ -91,16 +92,16 @@ make_table(void)
 	ctl.hash = expect_hash;
 	ctl.match = expect_match;
 	ctl.hcxt = state.cxt;
-	state.table = hash_create("ekksync expectations", 256, &ctl,
-							  HASH_ELEM | HASH_FUNCTION | HASH_COMPARE |
-							  HASH_CONTEXT);
+	state.table =
+		hash_create("ekksync expectations", 256, &ctl,
+					HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 }
 
 void
 capture_expect(const char *key, const char *field, const char *canon)
 {
 	Expectation *expectation;
-	ExpectKey	own;
+	ExpectKey own;
 
 	if (state.cxt == NULL)
 		make_table();
@@ -125,7 +126,7 @@ capture_expect_end(void)
 bool
 capture_expected(const char *key, const char *field, const char *canon)
 {
-	ExpectKey	wanted;
+	ExpectKey wanted;
 	Expectation *expectation;
 
 	if (state.cxt == NULL)

@@ -22,8 +22,8 @@
 static void
 add_value(FsWrite *w, const char *path, const char *value)
 {
-	FieldPath  *parsed = palloc(sizeof(FieldPath));
-	SyncError	err = {0};
+	FieldPath *parsed = palloc(sizeof(FieldPath));
+	SyncError err = {0};
 
 	if (!path_parse(path, parsed, &err))
 		elog(ERROR, "ekksync: %s", err.message);
@@ -56,10 +56,13 @@ pause_and_stop(const char *reason)
 	tx_begin();
 	store_pause(reason);
 	tx_commit();
-	ereport(ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("ekksync is paused: %s", reason),
-			 errhint("Call ekksync_resume() on the copy that is to go on; ekksync_run(dry_run => true) then shows what a run would do.")));
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+		 errmsg("ekksync is paused: %s", reason),
+		 errhint(
+			 "Call ekksync_resume() on the copy that is to go on; "
+			 "ekksync_run(dry_run => true) then shows what a run would do.")));
 }
 
 /*
@@ -70,16 +73,16 @@ pause_and_stop(const char *reason)
 static void
 check_binding(Run *run)
 {
-	int64		system = (int64) GetSystemIdentifier();
-	StoreState	state;
+	int64 system = (int64) GetSystemIdentifier();
+	StoreState state;
 	const char *reason = NULL;
-	bool		moved;
+	bool moved;
 
 	tx_begin();
 	store_state(&state, run->cxt);
 	moved = state.project != NULL &&
-		(strcmp(state.project, settings.project) != 0 ||
-		 strcmp(state.database_id, settings.database_id) != 0);
+			(strcmp(state.project, settings.project) != 0 ||
+			 strcmp(state.database_id, settings.database_id) != 0);
 	if (run->opt.dry_run)
 		run->anew = moved;
 	else if (state.project == NULL || state.accepted)
@@ -92,7 +95,8 @@ check_binding(Run *run)
 		store_bind(settings.project, settings.database_id, system);
 	}
 	else if (moved)
-		reason = "the Firestore project or database is not the one of the last run";
+		reason =
+			"the Firestore project or database is not the one of the last run";
 	else if (state.system_identifier != system)
 		reason = "this is not the database cluster of the last run";
 	tx_commit();
@@ -104,8 +108,8 @@ check_binding(Run *run)
 static bool
 is_ours(Run *run)
 {
-	FsDoc		doc;
-	FsError		err;
+	FsDoc doc;
+	FsError err;
 	TimestampTz read_time;
 	const cJSON *token;
 
@@ -115,19 +119,20 @@ is_ours(Run *run)
 	token = cJSON_GetObjectItemCaseSensitive(doc.fields, "token");
 	token = cJSON_GetObjectItemCaseSensitive(token, "stringValue");
 	return cJSON_GetStringValue(token) != NULL &&
-		strcmp(cJSON_GetStringValue(token), run->token) == 0;
+		   strcmp(cJSON_GetStringValue(token), run->token) == 0;
 }
 
 void
 fence_raise(Run *run)
 {
 	FsFieldValue values[8];
-	FsWrite		w = {0};
+	FsWrite w = {0};
 
 	check_binding(run);
 	if (run->opt.dry_run)
 		return;
-	run->log_id = psprintf("ekksync-%s-" INT64_FORMAT, run->map->uuid, run->id);
+	run->log_id =
+		psprintf("ekksync-%s-" INT64_FORMAT, run->map->uuid, run->id);
 	tx_begin();
 	store_run_log(run);
 	tx_commit();
@@ -145,7 +150,8 @@ fence_raise(Run *run)
 	if (w.error.class != FS_OK && w.error.class != FS_REREAD)
 		run_stop(&w.error);
 	if (w.error.class == FS_REREAD && !is_ours(run))
-		pause_and_stop("another copy of this database has already made this run");
+		pause_and_stop(
+			"another copy of this database has already made this run");
 	run->logged = true;
 }
 
@@ -162,8 +168,8 @@ fence_lower(Run *run, const ErrorData *error)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	FsFieldValue values[16];
-	FsWrite		w = {0};
-	int			category = 0;
+	FsWrite w = {0};
+	int category = 0;
 
 	/*
 	 * Where Firestore can't be reached there is nothing to write to; and a run
@@ -178,25 +184,27 @@ fence_lower(Run *run, const ErrorData *error)
 	w.id = run->log_id;
 	w.pre = FS_PRE_EXISTS;
 	w.values = values;
-	add_value(&w, "status", string_value(error || run->stuck > 0 ? "failed" : "success"));
+	add_value(&w, "status",
+			  string_value(error || run->stuck > 0 ? "failed" : "success"));
 	add_value(&w, "stats.started_at", time_value(run->started_at));
 	add_value(&w, "stats.completed_at", time_value(now));
 	add_value(&w, "stats.duration_seconds",
 			  psprintf("{\"doubleValue\":%.3f}",
 					   (now - run->started_at) / (double) USECS_PER_SEC));
 	add_value(&w, "stats.last_sync",
-			  run->last_scan ? time_value(run->last_scan) :
-			  "{\"nullValue\":null}");
+			  run->last_scan ? time_value(run->last_scan)
+							 : "{\"nullValue\":null}");
 	add_figures(&w, "firestore_to_django", run->figures.to_django,
 				run->figures.to_django_failed);
 	add_figures(&w, "django_to_firestore", run->figures.to_firestore,
 				run->figures.to_firestore_failed);
-	add_value(&w, "stats.error", error ? string_value(error->message) :
-			  run->stuck > 0 ? string_value(run->stuck_error) :
-			  "{\"nullValue\":null}");
+	add_value(&w, "stats.error",
+			  error			   ? string_value(error->message)
+			  : run->stuck > 0 ? string_value(run->stuck_error)
+							   : "{\"nullValue\":null}");
 	add_value(&w, "completed_at", time_value(now));
 	if (!fs_write(run->fs, &w, 1) || w.error.class != FS_OK)
-		ereport(LOG,
-				(errmsg("could not complete the sync_logs document of ekksync run " INT64_FORMAT ": %s",
-						run->id, w.error.message)));
+		ereport(LOG, (errmsg("could not complete the sync_logs document of "
+							 "ekksync run " INT64_FORMAT ": %s",
+							 run->id, w.error.message)));
 }

@@ -20,4 +20,4 @@ extern void fence_raise(Run *run);
  */
 extern void fence_lower(Run *run, const ErrorData *error);
 
-#endif							/* EKKSYNC_FENCE_H */
+#endif /* EKKSYNC_FENCE_H */

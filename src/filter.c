@@ -30,14 +30,15 @@ filter_refuse(const char *detail)
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("the filter is not one condition over the member table"),
 			 errdetail("%s", detail),
-			 errhint("Write it as you would after WHERE, for example: ssn NOT LIKE '9999%%'.")));
+			 errhint("Write it as you would after WHERE, for example: ssn NOT "
+					 "LIKE '9999%%'.")));
 }
 
 /* Let a syntax error point into the filter's query, not the caller's. */
 static void
 filter_position(void *arg)
 {
-	int			position = geterrposition();
+	int position = geterrposition();
 
 	if (position > 0)
 	{
@@ -51,9 +52,9 @@ filter_position(void *arg)
 static Node *
 filter_parse(const char *text)
 {
-	char	   *query = psprintf("SELECT (%s\n)", text);
+	char *query = psprintf("SELECT (%s\n)", text);
 	ErrorContextCallback context;
-	List	   *statements;
+	List *statements;
 	SelectStmt *select;
 
 	context.callback = filter_position;
@@ -84,7 +85,7 @@ filter_analyze(Relation rel, const char *text)
 {
 	ParseState *pstate = make_parsestate(NULL);
 	ParseNamespaceItem *item;
-	Node	   *expr;
+	Node *expr;
 
 	item = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL,
 										 false, true);
@@ -93,7 +94,8 @@ filter_analyze(Relation rel, const char *text)
 	expr = coerce_to_boolean(pstate, expr, "filter");
 	assign_expr_collations(pstate, expr);
 	if (pstate->p_hasSubLinks)
-		filter_refuse("It holds a subquery, whose tables would not be watched.");
+		filter_refuse(
+			"It holds a subquery, whose tables would not be watched.");
 	if (contain_volatile_functions(expr))
 		filter_refuse("It holds a volatile function.");
 	free_parsestate(pstate);
@@ -104,9 +106,9 @@ filter_analyze(Relation rel, const char *text)
 static void
 filter_try(Oid relid, Oid role, const char *filter)
 {
-	SqlScope	scope;
-	Oid			type = get_rel_type_id(relid);
-	Datum		row = (Datum) 0;
+	SqlScope scope;
+	Oid type = get_rel_type_id(relid);
+	Datum row = (Datum) 0;
 
 	sql_enter(&scope, role);
 	sql_run(psprintf("SELECT (%s) FROM (SELECT ($1).*) AS %s", filter,
@@ -118,11 +120,11 @@ filter_try(Oid relid, Oid role, const char *filter)
 char *
 filter_canonical(Oid relid, Oid role, const char *text)
 {
-	Relation	rel;
-	Node	   *expr;
+	Relation rel;
+	Node *expr;
 	MemoryContext caller = CurrentMemoryContext;
-	SqlScope	scope;
-	char	   *filter;
+	SqlScope scope;
+	char *filter;
 
 	if (text[strspn(text, " \t\n\r\f\v")] == '\0')
 		filter_refuse("It is empty.  Null means no filter.");
@@ -131,10 +133,11 @@ filter_canonical(Oid relid, Oid role, const char *text)
 	/* the names are written as the pinned search_path needs them */
 	sql_enter(&scope, role);
 	MemoryContextSwitchTo(caller);
-	filter = deparse_expression(expr,
-								deparse_context_for(RelationGetRelationName(rel),
-													relid),
-								false, false);
+	filter =
+		deparse_expression(expr,
+						   deparse_context_for(RelationGetRelationName(rel),
+											   relid),
+						   false, false);
 	sql_leave(&scope);
 	MemoryContextSwitchTo(caller);
 	table_close(rel, AccessShareLock);

@@ -25,11 +25,10 @@
 static const struct
 {
 	const char *status;
-	int			code;			/* gRPC */
-	FsClass		write;
-	FsClass		read;
-}			statuses[] =
-{
+	int code; /* gRPC */
+	FsClass write;
+	FsClass read;
+} statuses[] = {
 	{"CANCELLED", 1, FS_RETRY, FS_RETRY},
 	{"INVALID_ARGUMENT", 3, FS_ROW, FS_ROW},
 	{"DEADLINE_EXCEEDED", 4, FS_RETRY, FS_RETRY},
@@ -66,7 +65,7 @@ FsClient *
 fs_open(MemoryContext owner, const FsConfig *config)
 {
 	MemoryContext old = MemoryContextSwitchTo(owner);
-	FsClient   *client = palloc0(sizeof(FsClient));
+	FsClient *client = palloc0(sizeof(FsClient));
 	StringInfoData url;
 
 	client->config = *config;
@@ -88,8 +87,8 @@ fs_open(MemoryContext owner, const FsConfig *config)
 	client->url = url.data;
 	client->root = psprintf("projects/%s/databases/%s/documents",
 							config->project, config->database_id);
-	client->http = http_open(owner, config->connect_timeout,
-							 config->request_timeout);
+	client->http =
+		http_open(owner, config->connect_timeout, config->request_timeout);
 	MemoryContextSwitchTo(old);
 	return client;
 }
@@ -108,11 +107,11 @@ fs_cost(FsClient *client)
 /* ---- errors ---- */
 
 void
-fs_fail(FsError *err, FsClass class, const char *fmt,...)
+fs_fail(FsError *err, FsClass class, const char *fmt, ...)
 {
 	StringInfoData message;
-	va_list		args;
-	int			needed;
+	va_list args;
+	int needed;
 
 	initStringInfo(&message);
 	for (;;)
@@ -181,7 +180,7 @@ find_error(const cJSON *answer)
 		const cJSON *last = NULL;
 		const cJSON *element;
 
-		cJSON_ArrayForEach(element, answer)
+		cJSON_ArrayForEach (element, answer)
 			last = element;
 		answer = last;
 	}
@@ -197,7 +196,7 @@ call_refused(FsCall *call, int http, const cJSON *error)
 {
 	const char *status = error ? fs_string(error, "status") : NULL;
 	const char *message = error ? fs_string(error, "message") : NULL;
-	FsClass		class;
+	FsClass class;
 
 	call->error.http = http;
 	strlcpy(call->error.status, status ? status : "",
@@ -257,8 +256,11 @@ call_answered(FsCall *call, HttpResponse *response)
 	{
 		const cJSON *code = cJSON_GetObjectItemCaseSensitive(error, "code");
 
-		call_refused(call, response->status != 200 ? response->status :
-					 cJSON_IsNumber(code) ? code->valueint : 500, error);
+		call_refused(call,
+					 response->status != 200 ? response->status
+					 : cJSON_IsNumber(code)	 ? code->valueint
+											 : 500,
+					 error);
 		call->answer = NULL;
 	}
 	else if (call->answer == NULL)
@@ -280,19 +282,21 @@ call_answered(FsCall *call, HttpResponse *response)
 static bool
 get_token(FsClient *client, bool refresh, FsError *err)
 {
-	SyncError	why = {0};
+	SyncError why = {0};
 
 	if (client->config.emulator_host)
 		client->token = "owner";
 	else if (client->config.token == NULL)
 	{
 		fs_fail(err, FS_STOP,
-				"no credentials for the Firestore service: set ekksync.emulator_host or FIRESTORE_EMULATOR_HOST to use the emulator");
+				"no credentials for the Firestore service: set "
+				"ekksync.emulator_host or FIRESTORE_EMULATOR_HOST to use the "
+				"emulator");
 		return false;
 	}
 	else
-		client->token = client->config.token(client->config.token_arg,
-											 refresh, &why);
+		client->token =
+			client->config.token(client->config.token_arg, refresh, &why);
 	if (client->token == NULL)
 		fs_fail(err, FS_STOP, "no credentials for the Firestore service: %s",
 				why.message ? why.message : "no token");
@@ -326,10 +330,10 @@ try_calls(FsClient *client, FsCall *calls, int n)
 {
 	HttpRequest *requests = palloc0(sizeof(HttpRequest) * n);
 	HttpResponse *responses = palloc0(sizeof(HttpResponse) * n);
-	FsCall	  **tried = palloc(sizeof(FsCall *) * n);
-	int			ntried = 0;
-	int			left = 0;
-	bool		renewed = false;
+	FsCall **tried = palloc(sizeof(FsCall *) * n);
+	int ntried = 0;
+	int left = 0;
+	bool renewed = false;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -366,8 +370,8 @@ try_calls(FsClient *client, FsCall *calls, int n)
 void
 fs_backoff(int attempt, int at_least)
 {
-	double		jitter;
-	int			delay = BACKOFF_CAP;
+	double jitter;
+	int delay = BACKOFF_CAP;
 
 	if (attempt < 16)
 		delay = Min(BACKOFF_START << attempt, BACKOFF_CAP);
@@ -379,10 +383,10 @@ fs_backoff(int attempt, int at_least)
 void
 fs_calls(FsClient *client, FsCall *calls, int n)
 {
-	FsError		no_token = {0};
-	int			attempt = 0;
-	int			left;
-	bool		ready = get_token(client, false, &no_token);
+	FsError no_token = {0};
+	int attempt = 0;
+	int left;
+	bool ready = get_token(client, false, &no_token);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -392,8 +396,8 @@ fs_calls(FsClient *client, FsCall *calls, int n)
 	}
 	while ((left = try_calls(client, calls, n)) > 0)
 	{
-		int			at_least = -1;
-		bool		wait = false;
+		int at_least = -1;
+		bool wait = false;
 
 		for (int i = 0; i < n; i++)
 		{
@@ -410,6 +414,6 @@ fs_calls(FsClient *client, FsCall *calls, int n)
 		client->cost.retries += left;
 	}
 	for (int i = 0; i < n; i++)
-		calls[i].error.maybe_applied = calls[i].write && calls[i].lost &&
-			calls[i].error.class != FS_OK;
+		calls[i].error.maybe_applied =
+			calls[i].write && calls[i].lost && calls[i].error.class != FS_OK;
 }

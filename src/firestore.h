@@ -19,20 +19,20 @@ typedef struct FsClient FsClient;
 typedef enum FsClass
 {
 	FS_OK,
-	FS_RETRY,					/* network, overload: the same again, later */
-	FS_REREAD,					/* a precondition failed: read, merge, try again */
-	FS_ROW,						/* this write can never succeed */
-	FS_STOP						/* credentials, permission, project: end the run */
+	FS_RETRY,  /* network, overload: the same again, later */
+	FS_REREAD, /* a precondition failed: read, merge, try again */
+	FS_ROW,	   /* this write can never succeed */
+	FS_STOP	   /* credentials, permission, project: end the run */
 } FsClass;
 
 typedef struct FsError
 {
-	FsClass		class;
-	int			http;			/* HTTP status, 0 without an answer */
-	char		status[32];		/* gRPC status name, "" if unknown */
-	bool		maybe_applied;	/* some try had no answer, or a server error for
+	FsClass class;
+	int http;			/* HTTP status, 0 without an answer */
+	char status[32];	/* gRPC status name, "" if unknown */
+	bool maybe_applied; /* some try had no answer, or a server error for
 								 * one: the write may have happened */
-	char	   *message;		/* for people; document ids masked */
+	char *message;		/* for people; document ids masked */
 } FsError;
 
 /*
@@ -40,40 +40,39 @@ typedef struct FsError
  * refused, get another.  What is returned must stay valid until the next
  * call.  NULL with *err when there is none.
  */
-typedef const char *(*FsTokenSource) (void *arg, bool refresh,
-									  SyncError *err);
+typedef const char *(*FsTokenSource)(void *arg, bool refresh, SyncError *err);
 
 typedef struct FsConfig
 {
 	const char *project;
 	const char *database_id;
-	const char *emulator_host;	/* host:port, or NULL for the real service */
-	int			connect_timeout;	/* milliseconds */
-	int			request_timeout;	/* milliseconds */
-	int			max_retries;	/* tries of one request after the first */
-	FsTokenSource token;		/* or NULL; not asked for with an emulator */
-	void	   *token_arg;
+	const char *emulator_host; /* host:port, or NULL for the real service */
+	int connect_timeout;	   /* milliseconds */
+	int request_timeout;	   /* milliseconds */
+	int max_retries;		   /* tries of one request after the first */
+	FsTokenSource token;	   /* or NULL; not asked for with an emulator */
+	void *token_arg;
 } FsConfig;
 
 typedef struct FsCost
 {
-	int64		docs_read;
-	int64		docs_written;
-	int64		docs_deleted;
-	int64		requests;
-	int64		retries;
-	int64		bytes_sent;
-	int64		bytes_received;
+	int64 docs_read;
+	int64 docs_written;
+	int64 docs_deleted;
+	int64 requests;
+	int64 retries;
+	int64 bytes_sent;
+	int64 bytes_received;
 } FsCost;
 
 /* A document as read. */
 typedef struct FsDoc
 {
-	char	   *id;				/* last segment of its name */
-	bool		missing;		/* there is none */
+	char *id;	  /* last segment of its name */
+	bool missing; /* there is none */
 	TimestampTz create_time;
 	TimestampTz update_time;
-	const cJSON *fields;		/* "fields" object; NULL when empty or missing.
+	const cJSON *fields; /* "fields" object; NULL when empty or missing.
 								 * All text in it is valid UTF-8, but for what
 								 * wire_parse puts in place of U+0000 */
 } FsDoc;
@@ -97,43 +96,45 @@ typedef struct FsWrite
 {
 	const char *collection;
 	const char *id;
-	bool		delete;			/* the document goes */
-	const char *whole;			/* "fields" object as JSON: replaces all (create); or NULL */
-	int			nvalues;		/* with whole NULL: exactly these paths are written */
+	bool delete; /* the document goes */
+	const char
+		*whole;	 /* "fields" object as JSON: replaces all (create); or NULL */
+	int nvalues; /* with whole NULL: exactly these paths are written */
 	FsFieldValue *values;
-	int			ntimes;			/* paths set to the server's time */
+	int ntimes; /* paths set to the server's time */
 	const FieldPath *const *times;
 	FsPrecondition pre;
 	TimestampTz pre_time;
 
 	/* outcome */
-	FsError		error;			/* class FS_OK when written */
-	TimestampTz update_time;	/* the document's, 0 after a delete */
+	FsError error;			 /* class FS_OK when written */
+	TimestampTz update_time; /* the document's, 0 after a delete */
 } FsWrite;
 
 typedef struct FsFilter
 {
-	const char *field;			/* quoted field path */
-	const char *op;				/* EQUAL, GREATER_THAN, ... */
-	const char *value;			/* JSON text of a Firestore Value */
+	const char *field; /* quoted field path */
+	const char *op;	   /* EQUAL, GREATER_THAN, ... */
+	const char *value; /* JSON text of a Firestore Value */
 } FsFilter;
 
 typedef struct FsQuery
 {
 	const char *collection;
-	int			nfilters;
-	FsFilter   *filters;
-	const char *order_by;		/* quoted field path ordered before __name__, or NULL */
-	int			nmask;			/* fields wanted; 0: names and times only */
+	int nfilters;
+	FsFilter *filters;
+	const char
+		*order_by; /* quoted field path ordered before __name__, or NULL */
+	int nmask;	   /* fields wanted; 0: names and times only */
 	const FieldPath *const *mask;
-	bool		all_fields;		/* overrides mask */
-	int			limit;			/* documents a page; lowered by fs_query when an answer is too large */
+	bool all_fields; /* overrides mask */
+	int limit; /* documents a page; lowered by fs_query when an answer is too large */
 
 	/* cursor, kept by fs_query; start with zeros */
-	char	   *after_name;
-	char	   *after_value;	/* JSON text of the order_by value */
-	bool		done;			/* no further page */
-	MemoryContext cxt;			/* where the cursor lives: set by the caller */
+	char *after_name;
+	char *after_value; /* JSON text of the order_by value */
+	bool done;		   /* no further page */
+	MemoryContext cxt; /* where the cursor lives: set by the caller */
 } FsQuery;
 
 /*
@@ -165,18 +166,16 @@ extern bool fs_write(FsClient *client, FsWrite *writes, int n);
  * Firestore does not allow is missing, and not asked for.  *read_time (may be
  * NULL) is the earliest one of the answers, 0 when nothing was asked for.
  */
-extern bool fs_get(FsClient *client, const char *collection,
-				   char **ids, int n,
-				   const FieldPath *const *mask, int nmask,
-				   FsDoc *docs, TimestampTz *read_time, FsError *err);
+extern bool fs_get(FsClient *client, const char *collection, char **ids, int n,
+				   const FieldPath *const *mask, int nmask, FsDoc *docs,
+				   TimestampTz *read_time, FsError *err);
 
 /*
  * Next page of a query; *n may be 0 with query->done.  A page that is too
  * large for one answer is asked for again with half the limit.
  */
-extern bool fs_query(FsClient *client, FsQuery *query,
-					 FsDoc **docs, int *n, TimestampTz *read_time,
-					 FsError *err);
+extern bool fs_query(FsClient *client, FsQuery *query, FsDoc **docs, int *n,
+					 TimestampTz *read_time, FsError *err);
 
 /* What the client has cost so far. */
 extern const FsCost *fs_cost(FsClient *client);
@@ -184,4 +183,4 @@ extern const FsCost *fs_cost(FsClient *client);
 /* Does Firestore allow this as a document's id? */
 extern bool fs_id_valid(const char *id);
 
-#endif							/* EKKSYNC_FIRESTORE_H */
+#endif /* EKKSYNC_FIRESTORE_H */

@@ -21,9 +21,9 @@
 
 typedef struct KeyCount
 {
-	bool		note;			/* note the keys, do not only count */
-	uint64		noted;
-	uint64		unusable;		/* rows whose key is missing or malformed */
+	bool note; /* note the keys, do not only count */
+	uint64 noted;
+	uint64 unusable; /* rows whose key is missing or malformed */
 } KeyCount;
 
 static char *
@@ -39,15 +39,16 @@ static void
 report_doubled(Attach *attach)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	SqlScope	scope;
-	uint64		i;
+	SqlScope scope;
+	uint64 i;
 
 	sql_enter(&scope, attach->role);
-	sql_run(psprintf("SELECT key, count(*) FROM (SELECT %s::text AS key %s) AS k"
-					 " GROUP BY key HAVING count(*) > 1 AND key <> ''"
-					 " ORDER BY key COLLATE \"C\"",
-					 quote_identifier(attach->key_column),
-					 from_clause(attach)), 0, NULL, NULL, NULL, false, 0);
+	sql_run(
+		psprintf("SELECT key, count(*) FROM (SELECT %s::text AS key %s) AS k"
+				 " GROUP BY key HAVING count(*) > 1 AND key <> ''"
+				 " ORDER BY key COLLATE \"C\"",
+				 quote_identifier(attach->key_column), from_clause(attach)),
+		0, NULL, NULL, NULL, false, 0);
 	for (i = 0; i < SPI_processed; i++)
 		report_row(&attach->report,
 				   psprintf("key %s", sql_get_text(i, 1, caller)), "warning",
@@ -60,15 +61,16 @@ report_doubled(Attach *attach)
 static uint64
 note_keys(char **keys, int n)
 {
-	Oid			type = TEXTARRAYOID;
-	Datum		value = sql_text_array(keys, n);
-	SqlScope	scope;
-	uint64		noted;
+	Oid type = TEXTARRAYOID;
+	Datum value = sql_text_array(keys, n);
+	SqlScope scope;
+	uint64 noted;
 
 	sql_enter(&scope, ekksync_owner_oid());
 	sql_run("INSERT INTO ekksync.member (key)"
 			" SELECT DISTINCT k FROM unnest($1) AS k"
-			" ON CONFLICT (key) DO NOTHING", 1, &type, &value, NULL, false, 0);
+			" ON CONFLICT (key) DO NOTHING",
+			1, &type, &value, NULL, false, 0);
 	noted = SPI_processed;
 	sql_leave(&scope);
 	return noted;
@@ -79,18 +81,18 @@ static void
 note_page(const Attach *attach, KeyCount *count)
 {
 	static const Codec kennitala = {CODEC_KENNITALA, 0, NULL};
-	char	  **keys = palloc(SPI_processed * sizeof(char *));
-	int			n = 0;
-	uint64		i;
+	char **keys = palloc(SPI_processed * sizeof(char *));
+	int n = 0;
+	uint64 i;
 
 	for (i = 0; i < SPI_processed; i++)
 	{
-		bool		isnull;
-		Datum		value = SPI_getbinval(SPI_tuptable->vals[i],
-										  SPI_tuptable->tupdesc, 1, &isnull);
-		char	   *canon = value_from_datum(&kennitala, value, isnull,
-											 attach->key_typid, NULL);
-		char	   *key = canon ? canon_to_text(canon) : NULL;
+		bool isnull;
+		Datum value = SPI_getbinval(SPI_tuptable->vals[i],
+									SPI_tuptable->tupdesc, 1, &isnull);
+		char *canon = value_from_datum(&kennitala, value, isnull,
+									   attach->key_typid, NULL);
+		char *key = canon ? canon_to_text(canon) : NULL;
 
 		if (key != NULL)
 			keys[n++] = key;
@@ -109,17 +111,18 @@ static KeyCount
 read_members(Attach *attach, bool note)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	MemoryContext page = AllocSetContextCreate(caller, "ekksync keys",
-											   ALLOCSET_DEFAULT_SIZES);
-	KeyCount	count = {note, 0, 0};
-	SqlScope	scope;
-	SPIPlanPtr	plan;
-	Portal		portal;
+	MemoryContext page =
+		AllocSetContextCreate(caller, "ekksync keys", ALLOCSET_DEFAULT_SIZES);
+	KeyCount count = {note, 0, 0};
+	SqlScope scope;
+	SPIPlanPtr plan;
+	Portal portal;
 
 	sql_enter(&scope, attach->role);
 	plan = SPI_prepare(psprintf("SELECT %s %s",
 								quote_identifier(attach->key_column),
-								from_clause(attach)), 0, NULL);
+								from_clause(attach)),
+					   0, NULL);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s",
 			 SPI_result_code_string(SPI_result));
@@ -145,28 +148,31 @@ read_members(Attach *attach, bool note)
 static void
 mark_all_due(void)
 {
-	SqlScope	scope;
+	SqlScope scope;
 
 	sql_enter(&scope, ekksync_owner_oid());
-	sql_run("UPDATE ekksync.member SET due = true WHERE NOT due",
-			0, NULL, NULL, NULL, false, 0);
+	sql_run("UPDATE ekksync.member SET due = true WHERE NOT due", 0, NULL,
+			NULL, NULL, false, 0);
 	sql_leave(&scope);
 }
 
 void
 first_contact(Attach *attach)
 {
-	KeyCount	count;
+	KeyCount count;
 
 	report_doubled(attach);
 	count = read_members(attach, !attach->again || attach->missed);
 	if (count.unusable == 1)
-		report_row(&attach->report, "keys", "warning", "%s",
-				   "1 row has no key or a malformed one: it will not be synced");
+		report_row(
+			&attach->report, "keys", "warning", "%s",
+			"1 row has no key or a malformed one: it will not be synced");
 	else if (count.unusable > 1)
-		report_row(&attach->report, "keys", "warning",
-				   UINT64_FORMAT " rows have no key or a malformed one: they will not be synced",
-				   count.unusable);
+		report_row(
+			&attach->report, "keys", "warning",
+			UINT64_FORMAT
+			" rows have no key or a malformed one: they will not be synced",
+			count.unusable);
 	if (!count.note)
 		return;
 	if (attach->again)

@@ -14,4 +14,4 @@
  */
 extern void first_contact(Attach *attach);
 
-#endif							/* EKKSYNC_FIRSTCONTACT_H */
+#endif /* EKKSYNC_FIRSTCONTACT_H */

@@ -19,33 +19,33 @@
 
 struct FsClient
 {
-	FsConfig	config;
+	FsConfig config;
 	HttpClient *http;
-	char	   *url;			/* of the database's documents */
-	char	   *root;			/* their name: projects/.../documents */
-	const char *token;			/* of the calls under way */
-	FsCost		cost;
+	char *url;		   /* of the database's documents */
+	char *root;		   /* their name: projects/.../documents */
+	const char *token; /* of the calls under way */
+	FsCost cost;
 };
 
 /* A call of the API, and how it ended. */
 typedef struct FsCall
 {
-	const char *verb;			/* ":commit" */
+	const char *verb; /* ":commit" */
 	StringInfoData body;
-	bool		write;			/* changes something */
-	bool		repeatable;		/* may be sent again after a lost answer */
+	bool write;		 /* changes something */
+	bool repeatable; /* may be sent again after a lost answer */
 
 	/* outcome */
-	FsError		error;
-	bool		too_large;		/* request or answer: fails until it is split */
-	cJSON	   *answer;			/* FS_OK only */
+	FsError error;
+	bool too_large; /* request or answer: fails until it is split */
+	cJSON *answer;	/* FS_OK only */
 
 	/* kept by fs_calls */
-	bool		done;
-	bool		cut;			/* the last try had no readable answer */
-	bool		lost;			/* some try had no certain answer */
-	bool		refreshed;		/* a new token was tried */
-	int			retry_after;	/* milliseconds, -1: not said */
+	bool done;
+	bool cut;		 /* the last try had no readable answer */
+	bool lost;		 /* some try had no certain answer */
+	bool refreshed;	 /* a new token was tried */
+	int retry_after; /* milliseconds, -1: not said */
 } FsCall;
 
 /* ---- firestore.c ---- */
@@ -57,8 +57,8 @@ typedef struct FsCall
 extern void fs_calls(FsClient *client, FsCall *calls, int n);
 
 /* Set an error; the message is copied into the current memory context. */
-extern void fs_fail(FsError *err, FsClass class, const char *fmt,...)
-			pg_attribute_printf(3, 4);
+extern void fs_fail(FsError *err, FsClass class, const char *fmt, ...)
+	pg_attribute_printf(3, 4);
 
 /* The error of one write of a :batchWrite, by its gRPC code. */
 extern void fs_write_status(FsError *err, int code, const char *message);
@@ -105,4 +105,4 @@ extern void fs_append_write(StringInfo out, const FsClient *client,
 /* Append a query as a JSON object with structuredQuery. */
 extern void fs_append_query(StringInfo out, const FsQuery *query);
 
-#endif							/* EKKSYNC_FSINT_H */
+#endif /* EKKSYNC_FSINT_H */

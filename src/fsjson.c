@@ -26,7 +26,7 @@
 typedef struct ParsedJson
 {
 	MemoryContextCallback callback;
-	cJSON	   *root;
+	cJSON *root;
 } ParsedJson;
 
 static void
@@ -54,7 +54,8 @@ fs_parse(const char *text, size_t len)
 const char *
 fs_string(const cJSON *object, const char *name)
 {
-	return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(object, name));
+	return cJSON_GetStringValue(
+		cJSON_GetObjectItemCaseSensitive(object, name));
 }
 
 TimestampTz
@@ -92,7 +93,7 @@ fs_document(const cJSON *document, FsDoc *doc)
 static int
 kennitala_len(const char *s)
 {
-	int			len = 0;
+	int len = 0;
 
 	for (int digits = 0; digits < 10; digits++)
 	{
@@ -108,15 +109,15 @@ kennitala_len(const char *s)
 char *
 fs_safe_text(const char *text)
 {
-	size_t		len = strlen(text);
-	char	   *safe = pstrdup(text);
-	bool		ascii = GetDatabaseEncoding() != PG_UTF8 ||
-		!pg_verify_mbstr(PG_UTF8, text, (int) len, true);
-	bool		after_digit = false;
+	size_t len = strlen(text);
+	char *safe = pstrdup(text);
+	bool ascii = GetDatabaseEncoding() != PG_UTF8 ||
+				 !pg_verify_mbstr(PG_UTF8, text, (int) len, true);
+	bool after_digit = false;
 
 	for (char *s = safe; *s; s++)
 	{
-		int			masked = after_digit ? 0 : kennitala_len(s);
+		int masked = after_digit ? 0 : kennitala_len(s);
 
 		after_digit = isdigit((unsigned char) *s);
 		if (masked > 0)
@@ -138,7 +139,7 @@ fs_safe_text(const char *text)
 bool
 fs_id_valid(const char *id)
 {
-	size_t		len = strlen(id);
+	size_t len = strlen(id);
 
 	if (len == 0 || len > MAX_ID_LEN || strchr(id, '/') != NULL)
 		return false;
@@ -149,10 +150,10 @@ fs_id_valid(const char *id)
 }
 
 void
-fs_append_name(StringInfo out, const FsClient *client,
-			   const char *collection, const char *id)
+fs_append_name(StringInfo out, const FsClient *client, const char *collection,
+			   const char *id)
 {
-	char	   *name = psprintf("%s/%s/%s", client->root, collection, id);
+	char *name = psprintf("%s/%s/%s", client->root, collection, id);
 
 	escape_json(out, name);
 	pfree(name);
@@ -196,21 +197,20 @@ static void
 append_level(StringInfo out, const FsFieldValue *values, int n, int first,
 			 int depth)
 {
-	bool		comma = false;
+	bool comma = false;
 
 	for (int i = first; i < n; i++)
 	{
 		const FieldPath *path = values[i].path;
-		bool		again = false;
+		bool again = false;
 
 		if (values[i].value == NULL ||
 			!same_prefix(path, values[first].path, depth))
 			continue;
 		/* a map was written with the first of its values */
 		for (int j = first; j < i && !again; j++)
-			again = values[j].value != NULL &&
-				path->nsegments > depth + 1 &&
-				same_prefix(path, values[j].path, depth + 1);
+			again = values[j].value != NULL && path->nsegments > depth + 1 &&
+					same_prefix(path, values[j].path, depth + 1);
 		if (again)
 			continue;
 
@@ -263,7 +263,8 @@ append_transforms(StringInfo out, const FsWrite *write)
 	appendStringInfoString(out, ",\"updateTransforms\":[");
 	for (int i = 0; i < write->ntimes; i++)
 	{
-		appendStringInfoString(out, i > 0 ? ",{\"fieldPath\":" : "{\"fieldPath\":");
+		appendStringInfoString(out,
+							   i > 0 ? ",{\"fieldPath\":" : "{\"fieldPath\":");
 		escape_json(out, write->times[i]->quoted);
 		appendStringInfoString(out, ",\"setToServerValue\":\"REQUEST_TIME\"}");
 	}
@@ -290,13 +291,16 @@ fs_append_write(StringInfo out, const FsClient *client, const FsWrite *write)
 		case FS_PRE_NONE:
 			break;
 		case FS_PRE_EXISTS:
-			appendStringInfoString(out, ",\"currentDocument\":{\"exists\":true}");
+			appendStringInfoString(out,
+								   ",\"currentDocument\":{\"exists\":true}");
 			break;
 		case FS_PRE_MISSING:
-			appendStringInfoString(out, ",\"currentDocument\":{\"exists\":false}");
+			appendStringInfoString(out,
+								   ",\"currentDocument\":{\"exists\":false}");
 			break;
 		case FS_PRE_UPDATE_TIME:
-			appendStringInfo(out, ",\"currentDocument\":{\"updateTime\":\"%s\"}",
+			appendStringInfo(out,
+							 ",\"currentDocument\":{\"updateTime\":\"%s\"}",
 							 time_format(write->pre_time));
 			break;
 	}
@@ -324,7 +328,8 @@ append_where(StringInfo out, const FsQuery *query)
 		append_filter(out, &query->filters[0]);
 		return;
 	}
-	appendStringInfoString(out, "{\"compositeFilter\":{\"op\":\"AND\",\"filters\":[");
+	appendStringInfoString(
+		out, "{\"compositeFilter\":{\"op\":\"AND\",\"filters\":[");
 	for (int i = 0; i < query->nfilters; i++)
 	{
 		if (i > 0)
@@ -338,12 +343,13 @@ append_where(StringInfo out, const FsQuery *query)
 static void
 append_select(StringInfo out, const FsQuery *query)
 {
-	bool		ordered = query->order_by == NULL;
+	bool ordered = query->order_by == NULL;
 
 	appendStringInfoString(out, ",\"select\":{\"fields\":[");
 	for (int i = 0; i < query->nmask; i++)
 	{
-		appendStringInfoString(out, i > 0 ? ",{\"fieldPath\":" : "{\"fieldPath\":");
+		appendStringInfoString(out,
+							   i > 0 ? ",{\"fieldPath\":" : "{\"fieldPath\":");
 		escape_json(out, query->mask[i]->quoted);
 		appendStringInfoChar(out, '}');
 		if (!ordered && strcmp(query->mask[i]->quoted, query->order_by) == 0)
@@ -371,13 +377,14 @@ append_order(StringInfo out, const FsQuery *query)
 		appendStringInfoString(out, "},\"direction\":\"ASCENDING\"},");
 	}
 	appendStringInfoString(out, "{\"field\":{\"fieldPath\":\"__name__\"},"
-						   "\"direction\":\"ASCENDING\"}]");
+								"\"direction\":\"ASCENDING\"}]");
 }
 
 void
 fs_append_query(StringInfo out, const FsQuery *query)
 {
-	appendStringInfoString(out, "{\"structuredQuery\":{\"from\":[{\"collectionId\":");
+	appendStringInfoString(
+		out, "{\"structuredQuery\":{\"from\":[{\"collectionId\":");
 	escape_json(out, query->collection);
 	appendStringInfoString(out, "}]");
 	if (!query->all_fields)
@@ -388,7 +395,8 @@ fs_append_query(StringInfo out, const FsQuery *query)
 	if (query->after_name)
 	{
 		/* "before": false means after the document with these values */
-		appendStringInfoString(out, ",\"startAt\":{\"before\":false,\"values\":[");
+		appendStringInfoString(out,
+							   ",\"startAt\":{\"before\":false,\"values\":[");
 		if (query->order_by)
 			appendStringInfo(out, "%s,", query->after_value);
 		appendStringInfoString(out, "{\"referenceValue\":");

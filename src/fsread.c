@@ -14,30 +14,30 @@
 typedef struct Wanted
 {
 	const char *id;
-	int			index;			/* in the caller's arrays */
-	bool		answered;
+	int index; /* in the caller's arrays */
+	bool answered;
 } Wanted;
 
 /* One fs_get. */
 typedef struct GetJob
 {
-	FsClient   *client;
+	FsClient *client;
 	const char *collection;
 	const FieldPath *const *mask;
-	int			nmask;
-	MemoryContext result;		/* where answers go */
-	Wanted	   *wanted;			/* in order of id */
-	int			nwanted;
-	FsDoc	   *docs;
+	int nmask;
+	MemoryContext result; /* where answers go */
+	Wanted *wanted;		  /* in order of id */
+	int nwanted;
+	FsDoc *docs;
 	TimestampTz read_time;
-	FsError    *err;
+	FsError *err;
 } GetJob;
 
 /* A part of GetJob.wanted. */
 typedef struct GetRange
 {
-	int			first;
-	int			n;
+	int first;
+	int n;
 } GetRange;
 
 static int
@@ -63,8 +63,8 @@ note_read_time(TimestampTz *earliest, TimestampTz t)
 static void
 get_call(GetJob *job, GetRange *range, FsCall *call)
 {
-	StringInfo	body = &call->body;
-	int			n = 0;
+	StringInfo body = &call->body;
+	int n = 0;
 
 	memset(call, 0, sizeof(FsCall));
 	call->verb = ":batchGet";
@@ -72,7 +72,8 @@ get_call(GetJob *job, GetRange *range, FsCall *call)
 	initStringInfo(body);
 	appendStringInfoChar(body, '{');
 	if (job->nmask == 0)
-		appendStringInfoString(body, "\"mask\":{\"fieldPaths\":[\"__name__\"]},");
+		appendStringInfoString(body,
+							   "\"mask\":{\"fieldPaths\":[\"__name__\"]},");
 	else if (job->nmask > 0)
 	{
 		appendStringInfoString(body, "\"mask\":{\"fieldPaths\":");
@@ -82,7 +83,7 @@ get_call(GetJob *job, GetRange *range, FsCall *call)
 	appendStringInfoString(body, "\"documents\":[");
 	while (n < Min(range->n, EKKSYNC_READ_PAGE))
 	{
-		int			mark = body->len;
+		int mark = body->len;
 
 		if (n > 0)
 			appendStringInfoChar(body, ',');
@@ -105,9 +106,9 @@ static bool
 get_element(GetJob *job, const cJSON *element)
 {
 	const cJSON *found = cJSON_GetObjectItemCaseSensitive(element, "found");
-	FsDoc		doc = {0};
-	Wanted		key = {0};
-	Wanted	   *wanted;
+	FsDoc doc = {0};
+	Wanted key = {0};
+	Wanted *wanted;
 
 	if (found == NULL)
 	{
@@ -123,8 +124,8 @@ get_element(GetJob *job, const cJSON *element)
 		return false;
 
 	key.id = doc.id;
-	wanted = bsearch(&key, job->wanted, job->nwanted, sizeof(Wanted),
-					 wanted_cmp);
+	wanted =
+		bsearch(&key, job->wanted, job->nwanted, sizeof(Wanted), wanted_cmp);
 	if (wanted == NULL)
 		return false;
 	wanted->answered = true;
@@ -139,7 +140,7 @@ get_answer(GetJob *job, const GetRange *range, const FsCall *call)
 {
 	const cJSON *element;
 
-	cJSON_ArrayForEach(element, call->answer)
+	cJSON_ArrayForEach (element, call->answer)
 	{
 		if (!get_element(job, element))
 		{
@@ -169,21 +170,21 @@ static bool
 get_ranges(GetJob *job, GetRange *ranges, FsCall *calls, int n)
 {
 	MemoryContext old = MemoryContextSwitchTo(job->result);
-	bool		ok = true;
+	bool ok = true;
 
 	fs_calls(job->client, calls, n);
 	for (int i = 0; i < n && ok; i++)
 	{
-		GetRange   *range = &ranges[i];
-		int			half = range->n / 2;
+		GetRange *range = &ranges[i];
+		int half = range->n / 2;
 
 		if (calls[i].error.class == FS_OK)
 			ok = get_answer(job, range, &calls[i]);
 		else if (calls[i].too_large && half > 0)
 		{
-			GetRange	halves[2] = {{range->first, half},
-			{range->first + half, range->n - half}};
-			FsCall		again[2];
+			GetRange halves[2] = {{range->first, half},
+								  {range->first + half, range->n - half}};
+			FsCall again[2];
 
 			get_call(job, &halves[0], &again[0]);
 			get_call(job, &halves[1], &again[1]);
@@ -205,18 +206,18 @@ get_ranges(GetJob *job, GetRange *ranges, FsCall *calls, int n)
 static bool
 get_all(GetJob *job)
 {
-	MemoryContext tmp = AllocSetContextCreate(CurrentMemoryContext,
-											  "ekksync batchGet",
-											  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext tmp =
+		AllocSetContextCreate(CurrentMemoryContext, "ekksync batchGet",
+							  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(tmp);
-	int			next = 0;
-	bool		ok = true;
+	int next = 0;
+	bool ok = true;
 
 	while (ok && next < job->nwanted)
 	{
-		GetRange	ranges[FS_PARALLEL];
-		FsCall		calls[FS_PARALLEL];
-		int			n;
+		GetRange ranges[FS_PARALLEL];
+		FsCall calls[FS_PARALLEL];
+		int n;
 
 		CHECK_FOR_INTERRUPTS();
 		for (n = 0; n < FS_PARALLEL && next < job->nwanted; n++)
@@ -239,8 +240,8 @@ fs_get(FsClient *client, const char *collection, char **ids, int n,
 	   const FieldPath *const *mask, int nmask, FsDoc *docs,
 	   TimestampTz *read_time, FsError *err)
 {
-	GetJob		job = {0};
-	bool		ok;
+	GetJob job = {0};
+	bool ok;
 
 	memset(err, 0, sizeof(FsError));
 	memset(docs, 0, sizeof(FsDoc) * n);
@@ -281,11 +282,11 @@ query_advance(FsQuery *query, const char *name, const FsDoc *doc)
 {
 	MemoryContext old;
 	const cJSON *value = NULL;
-	char	   *text = NULL;
+	char *text = NULL;
 
 	if (query->order_by)
 	{
-		FieldPath	path;
+		FieldPath path;
 
 		if (path_parse(query->order_by, &path, NULL) && doc->fields != NULL)
 			value = path_find(doc->fields, &path);
@@ -313,7 +314,7 @@ query_answer(FsQuery *query, const cJSON *answer, FsDoc **docs, int *n,
 
 	*n = 0;
 	*docs = palloc0(sizeof(FsDoc) * Max(cJSON_GetArraySize(answer), 1));
-	cJSON_ArrayForEach(element, answer)
+	cJSON_ArrayForEach (element, answer)
 	{
 		const cJSON *document =
 			cJSON_GetObjectItemCaseSensitive(element, "document");
@@ -337,7 +338,7 @@ fs_query(FsClient *client, FsQuery *query, FsDoc **docs, int *n,
 		 TimestampTz *read_time, FsError *err)
 {
 	TimestampTz earliest = 0;
-	FsCall		call;
+	FsCall call;
 
 	memset(&call, 0, sizeof(FsCall));
 	call.verb = ":runQuery";

@@ -18,19 +18,19 @@
 /* One fs_write. */
 typedef struct WriteJob
 {
-	FsClient   *client;
-	MemoryContext result;		/* where messages go */
-	FsError		stop;			/* why the rest is not tried; FS_OK: go on */
+	FsClient *client;
+	MemoryContext result; /* where messages go */
+	FsError stop;		  /* why the rest is not tried; FS_OK: go on */
 } WriteJob;
 
 /* The writes of one request. */
 typedef struct Page
 {
-	FsWrite   **writes;
-	int			n;
-	StringInfoData body;		/* the same for :commit and :batchWrite */
-	bool		repeatable;		/* all writes have a precondition */
-	bool		lost;			/* was sent without a certain answer */
+	FsWrite **writes;
+	int n;
+	StringInfoData body; /* the same for :commit and :batchWrite */
+	bool repeatable;	 /* all writes have a precondition */
+	bool lost;			 /* was sent without a certain answer */
 } Page;
 
 static bool pages_send(WriteJob *job, Page *pages, int npages);
@@ -62,7 +62,7 @@ write_done(WriteJob *job, FsWrite *write, TimestampTz update_time)
 static void
 write_unfit(WriteJob *job, FsWrite *write, const char *reason)
 {
-	FsError		error = {0};
+	FsError error = {0};
 
 	fs_fail(&error, FS_ROW, "%s", reason);
 	write_failed(job, write, &error, false);
@@ -81,7 +81,7 @@ stop(WriteJob *job, const FsError *error)
 static size_t
 write_size(const FsWrite *write)
 {
-	size_t		size = write->whole ? strlen(write->whole) : 0;
+	size_t size = write->whole ? strlen(write->whole) : 0;
 
 	for (int i = 0; i < write->nvalues; i++)
 	{
@@ -97,7 +97,7 @@ write_size(const FsWrite *write)
 static bool
 page_append(WriteJob *job, Page *page, const FsWrite *write)
 {
-	int			mark = page->body.len;
+	int mark = page->body.len;
 
 	if (page->n > 0)
 		appendStringInfoChar(&page->body, ',');
@@ -123,10 +123,11 @@ page_fill(WriteJob *job, Page *page, FsWrite **list, int n, int *next)
 	appendStringInfoString(&page->body, "{\"writes\":[");
 	for (; *next < n && page->n < EKKSYNC_MAX_WRITES; (*next)++)
 	{
-		FsWrite    *write = list[*next];
+		FsWrite *write = list[*next];
 
 		if (!fs_id_valid(write->id))
-			write_unfit(job, write, "the document's id is not valid in Firestore");
+			write_unfit(job, write,
+						"the document's id is not valid in Firestore");
 		else if (write_size(write) > EKKSYNC_MAX_REQUEST)
 			write_unfit(job, write, "the document is too large for Firestore");
 		else if (page_append(job, page, write))
@@ -173,9 +174,10 @@ page_stop(WriteJob *job, Page *page, const FsError *error)
 static void
 page_unclear(WriteJob *job, Page *page)
 {
-	FsError		error = {0};
+	FsError error = {0};
 
-	fs_fail(&error, FS_RETRY, "Firestore answered a write with something else");
+	fs_fail(&error, FS_RETRY,
+			"Firestore answered a write with something else");
 	page->lost = true;
 	page_stop(job, page, &error);
 }
@@ -184,8 +186,8 @@ page_unclear(WriteJob *job, Page *page)
 static void
 page_split(WriteJob *job, Page *page, const FsError *error)
 {
-	Page		halves[2];
-	int			next = 0;
+	Page halves[2];
+	int next = 0;
 
 	if (page->n == 1)
 	{
@@ -207,12 +209,12 @@ page_split(WriteJob *job, Page *page, const FsError *error)
 static bool
 batch_settle(WriteJob *job, Page *page, const cJSON *answer)
 {
-	const cJSON *results = cJSON_GetObjectItemCaseSensitive(answer,
-															"writeResults");
+	const cJSON *results =
+		cJSON_GetObjectItemCaseSensitive(answer, "writeResults");
 	const cJSON *statuses = cJSON_GetObjectItemCaseSensitive(answer, "status");
 	const cJSON *result;
 	const cJSON *status;
-	int			left = 0;
+	int left = 0;
 
 	if (cJSON_GetArraySize(results) != page->n ||
 		cJSON_GetArraySize(statuses) != page->n)
@@ -221,14 +223,14 @@ batch_settle(WriteJob *job, Page *page, const cJSON *answer)
 	status = statuses->child;
 	for (int i = 0; i < page->n; i++)
 	{
-		FsWrite    *write = page->writes[i];
+		FsWrite *write = page->writes[i];
 		const cJSON *code = cJSON_GetObjectItemCaseSensitive(status, "code");
 
 		if (code == NULL || code->valueint == 0)
 			write_done(job, write, fs_time(result, "updateTime"));
 		else
 		{
-			FsError		error = {0};
+			FsError error = {0};
 
 			fs_write_status(&error, code->valueint,
 							fs_string(status, "message"));
@@ -251,9 +253,9 @@ page_batch(WriteJob *job, Page *page)
 {
 	for (int attempt = 0;; attempt++)
 	{
-		Page		rest;
-		int			next = 0;
-		FsCall		call;
+		Page rest;
+		int next = 0;
+		FsCall call;
 
 		page_call(page, ":batchWrite", &call);
 		fs_calls(job->client, &call, 1);
@@ -293,8 +295,8 @@ page_batch(WriteJob *job, Page *page)
 static bool
 commit_settle(WriteJob *job, Page *page, const cJSON *answer)
 {
-	const cJSON *results = cJSON_GetObjectItemCaseSensitive(answer,
-															"writeResults");
+	const cJSON *results =
+		cJSON_GetObjectItemCaseSensitive(answer, "writeResults");
 	TimestampTz commit_time = fs_time(answer, "commitTime");
 	const cJSON *result;
 
@@ -344,8 +346,8 @@ page_settle(WriteJob *job, Page *page, FsCall *call)
 static bool
 pages_send(WriteJob *job, Page *pages, int npages)
 {
-	FsCall	   *calls = palloc0(sizeof(FsCall) * npages);
-	int			n = 0;
+	FsCall *calls = palloc0(sizeof(FsCall) * npages);
+	int n = 0;
 
 	/* a page is empty when all its writes were unfit */
 	for (int i = 0; i < npages; i++)
@@ -366,12 +368,12 @@ pages_send(WriteJob *job, Page *pages, int npages)
 bool
 fs_write(FsClient *client, FsWrite *writes, int n)
 {
-	WriteJob	job = {0};
-	MemoryContext tmp = AllocSetContextCreate(CurrentMemoryContext,
-											  "ekksync writes",
-											  ALLOCSET_DEFAULT_SIZES);
-	FsWrite   **list = palloc(sizeof(FsWrite *) * Max(n, 1));
-	int			next = 0;
+	WriteJob job = {0};
+	MemoryContext tmp =
+		AllocSetContextCreate(CurrentMemoryContext, "ekksync writes",
+							  ALLOCSET_DEFAULT_SIZES);
+	FsWrite **list = palloc(sizeof(FsWrite *) * Max(n, 1));
+	int next = 0;
 
 	job.client = client;
 	job.result = CurrentMemoryContext;
@@ -384,8 +386,8 @@ fs_write(FsClient *client, FsWrite *writes, int n)
 	MemoryContextSwitchTo(tmp);
 	while (next < n && job.stop.class == FS_OK)
 	{
-		Page		pages[FS_PARALLEL];
-		int			npages = 0;
+		Page pages[FS_PARALLEL];
+		int npages = 0;
 
 		CHECK_FOR_INTERRUPTS();
 		while (npages < FS_PARALLEL && next < n)

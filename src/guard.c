@@ -36,7 +36,7 @@ is_watched(const Run *run)
 static void
 stop_if_too_many(Run *run, int64 n, int64 gone, const char *what)
 {
-	int64		members;
+	int64 members;
 
 	if (n < 2)
 		return;
@@ -46,23 +46,25 @@ stop_if_too_many(Run *run, int64 n, int64 gone, const char *what)
 	if (n * 100 > members * settings.max_delete_percent)
 		ereport(ERROR,
 				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("the run would %s " INT64_FORMAT " of " INT64_FORMAT " members",
+				 errmsg("the run would %s " INT64_FORMAT " of " INT64_FORMAT
+						" members",
 						what, n, members),
 				 errdetail("ekksync.max_delete_percent is %d.",
 						   settings.max_delete_percent),
-				 errhint("ekksync_run(dry_run => true) shows them; if they are right, use ekksync_run(force => true).")));
+				 errhint("ekksync_run(dry_run => true) shows them; if they "
+						 "are right, use ekksync_run(force => true).")));
 }
 
 /* How many of the keys have no row, though no queue row says why. */
 static int64
 count_vanished(Run *run, List *keys)
 {
-	int			n = list_length(keys);
-	Member	   *members = palloc0(sizeof(Member) * n);
-	Member	  **all = palloc(sizeof(Member *) * n);
-	char	  **unannounced = palloc(sizeof(char *) * n);
-	int			nunannounced = 0;
-	int			i;
+	int n = list_length(keys);
+	Member *members = palloc0(sizeof(Member) * n);
+	Member **all = palloc(sizeof(Member *) * n);
+	char **unannounced = palloc(sizeof(char *) * n);
+	int nunannounced = 0;
+	int i;
 
 	for (i = 0; i < n; i++)
 	{
@@ -80,9 +82,9 @@ count_vanished(Run *run, List *keys)
 void
 guard_members(Run *run)
 {
-	char	   *after = NULL;
-	List	   *keys;
-	int64		gone;
+	char *after = NULL;
+	List *keys;
+	int64 gone;
 
 	if (!is_watched(run))
 		return;
@@ -112,8 +114,8 @@ guard_members(Run *run)
 void
 guard_batch(Run *run, const Batch *batch)
 {
-	int64		before = run->recreates;
-	int			i;
+	int64 before = run->recreates;
+	int i;
 
 	for (i = 0; i < batch->n; i++)
 		if (batch->members[i].recreate)

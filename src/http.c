@@ -39,39 +39,39 @@
 /* One request under way. */
 typedef struct Transfer
 {
-	CURL	   *easy;
+	CURL *easy;
 	struct curl_slist *headers;
-	bool		busy;
-	int			index;			/* of the request in http_perform */
+	bool busy;
+	int index; /* of the request in http_perform */
 	const HttpRequest *request;
-	size_t		sent;			/* bytes of the body given to libcurl */
-	char	   *answer;			/* malloc'd */
-	size_t		answer_len;
-	size_t		answer_size;
-	bool		too_large;
-	char		error[CURL_ERROR_SIZE];
+	size_t sent;  /* bytes of the body given to libcurl */
+	char *answer; /* malloc'd */
+	size_t answer_len;
+	size_t answer_size;
+	bool too_large;
+	char error[CURL_ERROR_SIZE];
 } Transfer;
 
 struct HttpClient
 {
-	int			connect_timeout;
-	int			request_timeout;
-	CURLM	   *multi;
-	int			mux;			/* epoll descriptor, -1 if none */
-	int			nfds;			/* external descriptors reserved */
-	int64		timer;			/* when libcurl wants to be called, -1: never */
-	int			busy;			/* transfers under way */
-	Transfer	transfers[MAX_TRANSFERS];
-	HttpStats	stats;
+	int connect_timeout;
+	int request_timeout;
+	CURLM *multi;
+	int mux;	 /* epoll descriptor, -1 if none */
+	int nfds;	 /* external descriptors reserved */
+	int64 timer; /* when libcurl wants to be called, -1: never */
+	int busy;	 /* transfers under way */
+	Transfer transfers[MAX_TRANSFERS];
+	HttpStats stats;
 	MemoryContextCallback callback;
 };
 
 /* State of this process. */
 static struct
 {
-	bool		ready;			/* libcurl is initialized */
-	uint32		wait_event;
-}			http;
+	bool ready; /* libcurl is initialized */
+	uint32 wait_event;
+} http;
 
 /* Milliseconds of a clock that never goes back. */
 static int64
@@ -90,9 +90,8 @@ http_init(void)
 	if (http.ready)
 		return;
 	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not initialize libcurl")));
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("could not initialize libcurl")));
 	http.wait_event = WaitEventExtensionNew("EkksyncHttp");
 	http.ready = true;
 }
@@ -136,8 +135,8 @@ on_timer(CURLM *multi, long timeout, void *arg)
 static size_t
 on_answer(char *data, size_t size, size_t n, void *arg)
 {
-	Transfer   *t = arg;
-	size_t		len = size * n;
+	Transfer *t = arg;
+	size_t len = size * n;
 
 	if (len > EKKSYNC_MAX_RESPONSE - t->answer_len)
 	{
@@ -146,8 +145,8 @@ on_answer(char *data, size_t size, size_t n, void *arg)
 	}
 	if (t->answer_len + len > t->answer_size)
 	{
-		size_t		newsize = Max(t->answer_size * 2, 16 * 1024);
-		char	   *newbuf;
+		size_t newsize = Max(t->answer_size * 2, 16 * 1024);
+		char *newbuf;
 
 		while (newsize < t->answer_len + len)
 			newsize *= 2;
@@ -169,8 +168,8 @@ on_answer(char *data, size_t size, size_t n, void *arg)
 static size_t
 on_body(char *buffer, size_t size, size_t n, void *arg)
 {
-	Transfer   *t = arg;
-	size_t		len = Min(size * n, t->request->body_len - t->sent);
+	Transfer *t = arg;
+	size_t len = Min(size * n, t->request->body_len - t->sent);
 
 	memcpy(buffer, t->request->body + t->sent, len);
 	t->sent += len;
@@ -184,7 +183,7 @@ on_body(char *buffer, size_t size, size_t n, void *arg)
 static int
 on_rewind(void *arg, curl_off_t offset, int origin)
 {
-	Transfer   *t = arg;
+	Transfer *t = arg;
 
 	return t->sent == 0 && offset == 0 ? CURL_SEEKFUNC_OK : CURL_SEEKFUNC_FAIL;
 }
@@ -240,7 +239,7 @@ HttpClient *
 http_open(MemoryContext owner, int connect_timeout, int request_timeout)
 {
 	HttpClient *client;
-	bool		ok;
+	bool ok;
 
 	http_init();
 	client = MemoryContextAllocZero(owner, sizeof(HttpClient));
@@ -261,18 +260,16 @@ http_open(MemoryContext owner, int connect_timeout, int request_timeout)
 	}
 	client->mux = epoll_create1(EPOLL_CLOEXEC);
 	if (client->mux < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create an epoll set: %m")));
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not create an epoll set: %m")));
 
 	client->multi = curl_multi_init();
 	ok = client->multi != NULL;
 	for (int i = 0; ok && i < MAX_TRANSFERS; i++)
 		ok = (client->transfers[i].easy = curl_easy_init()) != NULL;
 	if (!ok)
-		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("could not create an HTTP client")));
+		ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY),
+						errmsg("could not create an HTTP client")));
 	curl_multi_setopt(client->multi, CURLMOPT_SOCKETFUNCTION, on_socket);
 	curl_multi_setopt(client->multi, CURLMOPT_SOCKETDATA, client);
 	curl_multi_setopt(client->multi, CURLMOPT_TIMERFUNCTION, on_timer);
@@ -295,7 +292,7 @@ host_is_loopback(const char *host)
 	if (pg_strcasecmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0)
 		return true;
 	return inet_pton(AF_INET, host, &ip) == 1 &&
-		(ntohl(ip.s_addr) >> 24) == 127;
+		   (ntohl(ip.s_addr) >> 24) == 127;
 }
 
 /*
@@ -306,9 +303,9 @@ host_is_loopback(const char *host)
 static const char *
 url_refused(const char *url, bool *tls)
 {
-	CURLU	   *parsed = curl_url();
-	char	   *scheme = NULL;
-	char	   *host = NULL;
+	CURLU *parsed = curl_url();
+	char *scheme = NULL;
+	char *host = NULL;
 	const char *reason = NULL;
 
 	if (parsed == NULL ||
@@ -323,7 +320,8 @@ url_refused(const char *url, bool *tls)
 			reason = "not sent: the address is neither http nor https";
 		else if (!*tls && !host_is_loopback(host) &&
 				 pg_strcasecmp(host, HTTP_METADATA_HOST) != 0)
-			reason = "not sent: plain HTTP is only allowed to the machine itself";
+			reason =
+				"not sent: plain HTTP is only allowed to the machine itself";
 	}
 	curl_free(scheme);
 	curl_free(host);
@@ -348,13 +346,14 @@ static bool
 set_headers(Transfer *t)
 {
 	const HttpRequest *r = t->request;
-	char	   *line;
-	bool		ok = add_header(t, "Expect:");
+	char *line;
+	bool ok = add_header(t, "Expect:");
 
 	if (ok && r->body)
 	{
-		line = psprintf("Content-Type: %s", r->content_type ? r->content_type :
-						"application/json");
+		line =
+			psprintf("Content-Type: %s",
+					 r->content_type ? r->content_type : "application/json");
 		ok = add_header(t, line);
 		pfree(line);
 	}
@@ -370,17 +369,18 @@ set_headers(Transfer *t)
 	return ok;
 }
 
-#define SETOPT(option, value) \
-	do { \
-		if (rc == CURLE_OK) \
-			rc = curl_easy_setopt(t->easy, (option), (value)); \
+#define SETOPT(option, value)                                                 \
+	do                                                                        \
+	{                                                                         \
+		if (rc == CURLE_OK)                                                   \
+			rc = curl_easy_setopt(t->easy, (option), (value));                \
 	} while (0)
 
 /* What is the same for all requests of a client: safety, limits, callbacks. */
 static CURLcode
 set_common(HttpClient *client, Transfer *t, bool tls)
 {
-	CURLcode	rc = CURLE_OK;
+	CURLcode rc = CURLE_OK;
 
 	SETOPT(CURLOPT_NOSIGNAL, 1L);
 #if LIBCURL_VERSION_NUM >= 0x075500
@@ -410,8 +410,8 @@ set_common(HttpClient *client, Transfer *t, bool tls)
 
 	/* a libcurl without HTTP/2 refuses this option, and does without */
 	curl_easy_setopt(t->easy, CURLOPT_HTTP_VERSION,
-					 (long) (tls ? CURL_HTTP_VERSION_2TLS :
-							 CURL_HTTP_VERSION_1_1));
+					 (long) (tls ? CURL_HTTP_VERSION_2TLS
+								 : CURL_HTTP_VERSION_1_1));
 	return rc;
 }
 
@@ -420,7 +420,7 @@ static CURLcode
 set_request(Transfer *t)
 {
 	const HttpRequest *r = t->request;
-	CURLcode	rc = CURLE_OK;
+	CURLcode rc = CURLE_OK;
 
 	SETOPT(CURLOPT_URL, r->url);
 	if (r->body)
@@ -444,7 +444,7 @@ set_request(Transfer *t)
 static void
 block_signals(sigset_t *saved)
 {
-	sigset_t	all;
+	sigset_t all;
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, saved);
@@ -465,10 +465,10 @@ transfer_start(HttpClient *client, Transfer *t, const HttpRequest *request,
 			   int index, HttpResponse *response)
 {
 	const char *refused;
-	bool		tls = false;
-	CURLcode	rc;
-	CURLMcode	mrc = CURLM_OK;
-	sigset_t	saved;
+	bool tls = false;
+	CURLcode rc;
+	CURLMcode mrc = CURLM_OK;
+	sigset_t saved;
 
 	refused = url_refused(request->url, &tls);
 	if (refused)
@@ -495,11 +495,10 @@ transfer_start(HttpClient *client, Transfer *t, const HttpRequest *request,
 		restore_signals(&saved);
 	}
 	if (rc != CURLE_OK || mrc != CURLM_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not start an HTTP request: %s",
-						rc != CURLE_OK ? curl_easy_strerror(rc) :
-						curl_multi_strerror(mrc))));
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("could not start an HTTP request: %s",
+							   rc != CURLE_OK ? curl_easy_strerror(rc)
+											  : curl_multi_strerror(mrc))));
 	client->stats.requests++;
 }
 
@@ -510,7 +509,7 @@ transfer_start(HttpClient *client, Transfer *t, const HttpRequest *request,
 static bool
 transfer_was_sent(const Transfer *t)
 {
-	curl_off_t	ready = 0;
+	curl_off_t ready = 0;
 
 	if (t->request->body && t->request->body_len > 0)
 		return t->sent > 0;
@@ -522,7 +521,7 @@ transfer_was_sent(const Transfer *t)
 static HttpFailure
 failure_kind(const Transfer *t, CURLcode rc, const char **phase)
 {
-	long		status = 0;
+	long status = 0;
 
 	*phase = "connecting";
 	if (t->too_large)
@@ -562,19 +561,19 @@ finish_failed(Transfer *t, CURLcode rc, HttpResponse *response)
 	const char *phase;
 
 	response->failure = failure_kind(t, rc, &phase);
-	response->error =
-		psprintf("%s: %s", phase,
-				 t->too_large ? "the answer is too large" :
-				 t->error[0] ? t->error : curl_easy_strerror(rc));
+	response->error = psprintf("%s: %s", phase,
+							   t->too_large	 ? "the answer is too large"
+							   : t->error[0] ? t->error
+											 : curl_easy_strerror(rc));
 }
 
 /* Fill in the response of a transfer that got an answer. */
 static void
 finish_answered(Transfer *t, HttpResponse *response)
 {
-	long		status = 0;
-	curl_off_t	retry_after = 0;
-	char	   *type = NULL;
+	long status = 0;
+	curl_off_t retry_after = 0;
+	char *type = NULL;
 
 	curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
 	curl_easy_getinfo(t->easy, CURLINFO_CONTENT_TYPE, &type);
@@ -583,13 +582,14 @@ finish_answered(Transfer *t, HttpResponse *response)
 	if (status >= 300 && status < 400)
 	{
 		response->failure = HTTP_REFUSED;
-		response->error = psprintf("the server redirects with status %ld, which is not followed",
-								   status);
+		response->error = psprintf(
+			"the server redirects with status %ld, which is not followed",
+			status);
 		return;
 	}
 	response->failure = HTTP_DONE;
-	response->is_json = type != NULL &&
-		pg_strncasecmp(type, "application/json", 16) == 0;
+	response->is_json =
+		type != NULL && pg_strncasecmp(type, "application/json", 16) == 0;
 	if (retry_after > 0)
 		response->retry_after = (int) Min(retry_after, 86400) * 1000;
 	response->body = palloc(t->answer_len + 1);
@@ -606,20 +606,19 @@ static void
 client_drive(HttpClient *client)
 {
 	struct epoll_event events[2 * MAX_TRANSFERS];
-	sigset_t	saved;
-	int			running;
-	int			n;
+	sigset_t saved;
+	int running;
+	int n;
 
 	n = epoll_wait(client->mux, events, lengthof(events), 0);
 	if (n < 0 && errno != EINTR)
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not read an epoll set: %m")));
+		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+						errmsg("could not read an epoll set: %m")));
 
 	block_signals(&saved);
 	for (int i = 0; i < n; i++)
 	{
-		int			what = 0;
+		int what = 0;
 
 		if (events[i].events & EPOLLIN)
 			what |= CURL_CSELECT_IN;
@@ -643,9 +642,8 @@ client_drive(HttpClient *client)
 static void
 client_wait(HttpClient *client)
 {
-	int			events = WL_LATCH_SET | WL_SOCKET_READABLE |
-		WL_EXIT_ON_PM_DEATH;
-	long		timeout = -1;
+	int events = WL_LATCH_SET | WL_SOCKET_READABLE | WL_EXIT_ON_PM_DEATH;
+	long timeout = -1;
 
 	if (client->timer >= 0)
 	{
@@ -663,14 +661,14 @@ client_wait(HttpClient *client)
 static void
 client_collect(HttpClient *client, HttpResponse *responses)
 {
-	CURLMsg    *msg;
-	int			left;
+	CURLMsg *msg;
+	int left;
 
 	while ((msg = curl_multi_info_read(client->multi, &left)) != NULL)
 	{
-		CURLcode	rc = msg->data.result;
+		CURLcode rc = msg->data.result;
 		HttpResponse *response;
-		Transfer   *t;
+		Transfer *t;
 
 		if (msg->msg != CURLMSG_DONE)
 			continue;
@@ -693,7 +691,7 @@ client_start(HttpClient *client, const HttpRequest *requests,
 {
 	for (int i = 0; i < MAX_TRANSFERS && next < n; i++)
 	{
-		Transfer   *t = &client->transfers[i];
+		Transfer *t = &client->transfers[i];
 
 		/* one that is refused leaves the transfer free for another */
 		while (!t->busy && next < n)
@@ -709,7 +707,7 @@ void
 http_perform(HttpClient *client, const HttpRequest *requests,
 			 HttpResponse *responses, int n)
 {
-	int			next = 0;
+	int next = 0;
 
 	/* left over by a call that ended by an error */
 	drop_all(client);
@@ -736,12 +734,12 @@ http_stats(const HttpClient *client)
 void
 http_sleep(int milliseconds)
 {
-	int64		until = now_ms() + milliseconds;
+	int64 until = now_ms() + milliseconds;
 
 	http_init();
 	for (;;)
 	{
-		int64		left = until - now_ms();
+		int64 left = until - now_ms();
 
 		CHECK_FOR_INTERRUPTS();
 		if (left <= 0)

@@ -18,40 +18,40 @@ typedef struct HttpClient HttpClient;
 
 typedef struct HttpRequest
 {
-	const char *method;			/* "GET", "POST", "PATCH", "DELETE" */
+	const char *method; /* "GET", "POST", "PATCH", "DELETE" */
 	const char *url;
-	const char *bearer;			/* token for Authorization, or NULL */
-	const char *header;			/* one more header line, or NULL */
-	const char *body;			/* or NULL; must outlive the call */
-	size_t		body_len;
-	const char *content_type;	/* NULL: application/json */
+	const char *bearer; /* token for Authorization, or NULL */
+	const char *header; /* one more header line, or NULL */
+	const char *body;	/* or NULL; must outlive the call */
+	size_t body_len;
+	const char *content_type; /* NULL: application/json */
 } HttpRequest;
 
 typedef enum HttpFailure
 {
-	HTTP_DONE,					/* an answer came, whatever its status */
-	HTTP_CONNECT,				/* the server was not reached: nothing was done */
-	HTTP_LOST,					/* cut off or timed out: it may have been done */
-	HTTP_TOO_LARGE,				/* the answer is over EKKSYNC_MAX_RESPONSE */
-	HTTP_REFUSED				/* not sent: TLS, redirect, plain HTTP to elsewhere */
+	HTTP_DONE,		/* an answer came, whatever its status */
+	HTTP_CONNECT,	/* the server was not reached: nothing was done */
+	HTTP_LOST,		/* cut off or timed out: it may have been done */
+	HTTP_TOO_LARGE, /* the answer is over EKKSYNC_MAX_RESPONSE */
+	HTTP_REFUSED	/* not sent: TLS, redirect, plain HTTP to elsewhere */
 } HttpFailure;
 
 typedef struct HttpResponse
 {
 	HttpFailure failure;
-	int			status;			/* HTTP status, 0 without an answer */
-	char	   *body;			/* NUL-terminated, in CurrentMemoryContext */
-	size_t		body_len;
-	bool		is_json;		/* by its Content-Type */
-	int			retry_after;	/* milliseconds, -1: not said */
-	char	   *error;			/* why it failed, phase named; NULL if HTTP_DONE */
+	int status; /* HTTP status, 0 without an answer */
+	char *body; /* NUL-terminated, in CurrentMemoryContext */
+	size_t body_len;
+	bool is_json;	 /* by its Content-Type */
+	int retry_after; /* milliseconds, -1: not said */
+	char *error;	 /* why it failed, phase named; NULL if HTTP_DONE */
 } HttpResponse;
 
 typedef struct HttpStats
 {
-	int64		requests;
-	int64		bytes_sent;		/* bodies */
-	int64		bytes_received;
+	int64 requests;
+	int64 bytes_sent; /* bodies */
+	int64 bytes_received;
 } HttpStats;
 
 /*
@@ -79,4 +79,4 @@ extern const HttpStats *http_stats(const HttpClient *client);
 /* Sleep, served by the latch like http_perform. */
 extern void http_sleep(int milliseconds);
 
-#endif							/* EKKSYNC_HTTP_H */
+#endif /* EKKSYNC_HTTP_H */

@@ -27,15 +27,16 @@
 void
 store_stage(StagedEntry *entries, int n)
 {
-	Oid			types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-	JSONBARRAYOID, TIMESTAMPTZARRAYOID, BOOLARRAYOID, TEXTARRAYOID};
-	char	  **text[4];
-	char	  **changes = palloc(sizeof(char *) * (n + 1));
+	Oid types[] = {TEXTARRAYOID,  TEXTARRAYOID,		   TEXTARRAYOID,
+				   JSONBARRAYOID, TIMESTAMPTZARRAYOID, BOOLARRAYOID,
+				   TEXTARRAYOID};
+	char **text[4];
+	char **changes = palloc(sizeof(char *) * (n + 1));
 	TimestampTz *stamps = palloc(sizeof(TimestampTz) * (n + 1));
-	bool	   *clamped = palloc(sizeof(bool) * (n + 1));
-	Datum		values[7];
-	SqlScope	scope;
-	int			i;
+	bool *clamped = palloc(sizeof(bool) * (n + 1));
+	Datum values[7];
+	SqlScope scope;
+	int i;
 
 	for (i = 0; i < 4; i++)
 		text[i] = palloc(sizeof(char *) * (n + 1));
@@ -56,18 +57,20 @@ store_stage(StagedEntry *entries, int n)
 	values[4] = sql_time_array(stamps, n);
 	values[5] = sql_bool_array(clamped, n);
 	values[6] = sql_text_array(text[3], n);
-	store_sql(&scope,
-			  "INSERT INTO ekksync.inbox AS i (doc_id, key, action, changes, "
-			  "stamp, clamped, error_message, status) "
-			  "SELECT u.*, CASE WHEN u.e IS NULL THEN 'staged' ELSE 'failed' END "
-			  "FROM unnest($1, $2, $3, $4, $5, $6, $7) u(d, k, a, c, s, l, e) "
-			  "ON CONFLICT (doc_id) DO UPDATE SET key = excluded.key, "
-			  "action = excluded.action, changes = excluded.changes, "
-			  "stamp = excluded.stamp, clamped = excluded.clamped, "
-			  "error_message = excluded.error_message, "
-			  "status = excluded.status, note = NULL, done_at = NULL, "
-			  "retry_count = i.retry_count + 1, "
-			  "run = NULL WHERE i.status = 'closed'", 7, types, values, NULL);
+	store_sql(
+		&scope,
+		"INSERT INTO ekksync.inbox AS i (doc_id, key, action, changes, "
+		"stamp, clamped, error_message, status) "
+		"SELECT u.*, CASE WHEN u.e IS NULL THEN 'staged' ELSE 'failed' END "
+		"FROM unnest($1, $2, $3, $4, $5, $6, $7) u(d, k, a, c, s, l, e) "
+		"ON CONFLICT (doc_id) DO UPDATE SET key = excluded.key, "
+		"action = excluded.action, changes = excluded.changes, "
+		"stamp = excluded.stamp, clamped = excluded.clamped, "
+		"error_message = excluded.error_message, "
+		"status = excluded.status, note = NULL, done_at = NULL, "
+		"retry_count = i.retry_count + 1, "
+		"run = NULL WHERE i.status = 'closed'",
+		7, types, values, NULL);
 	sql_leave(&scope);
 }
 
@@ -75,10 +78,10 @@ store_stage(StagedEntry *entries, int n)
 List *
 store_inbox_keys(const char *after, int limit, MemoryContext cxt)
 {
-	Oid			types[] = {TEXTOID, INT8OID};
-	Datum		values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
-	SqlScope	scope;
-	List	   *list;
+	Oid types[] = {TEXTOID, INT8OID};
+	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
+	SqlScope scope;
+	List *list;
 
 	store_sql(&scope,
 			  "SELECT DISTINCT key FROM ekksync.inbox "
@@ -100,7 +103,7 @@ static cJSON *
 parse_json(const char *text, MemoryContext cxt)
 {
 	MemoryContextCallback *callback;
-	cJSON	   *json;
+	cJSON *json;
 
 	callback = MemoryContextAlloc(cxt, sizeof(MemoryContextCallback));
 	json = cJSON_Parse(text);
@@ -116,11 +119,11 @@ parse_json(const char *text, MemoryContext cxt)
 void
 store_read_entries(Member **members, int n, MemoryContext cxt)
 {
-	Oid			types[] = {TEXTARRAYOID};
-	char	  **keys = palloc(sizeof(char *) * (n + 1));
-	Datum		values[1];
-	SqlScope	scope;
-	uint64		i;
+	Oid types[] = {TEXTARRAYOID};
+	char **keys = palloc(sizeof(char *) * (n + 1));
+	Datum values[1];
+	SqlScope scope;
+	uint64 i;
 
 	for (i = 0; i < (uint64) n; i++)
 		keys[i] = members[i]->key;
@@ -129,12 +132,13 @@ store_read_entries(Member **members, int n, MemoryContext cxt)
 			  "SELECT k.n, i.doc_id, i.action, i.changes, i.stamp "
 			  "FROM unnest($1) WITH ORDINALITY k(key, n) "
 			  "JOIN ekksync.inbox i ON i.key = k.key AND i.status = 'staged' "
-			  "ORDER BY k.n, i.stamp, i.doc_id", 1, types, values, NULL);
+			  "ORDER BY k.n, i.stamp, i.doc_id",
+			  1, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		Member	   *m = members[sql_get_int8(i, 1) - 1];
+		Member *m = members[sql_get_int8(i, 1) - 1];
 		MemoryContext old = MemoryContextSwitchTo(cxt);
-		Entry	   *entry = palloc0(sizeof(Entry));
+		Entry *entry = palloc0(sizeof(Entry));
 
 		entry->doc_id = sql_get_text(i, 2, cxt);
 		entry->action = sql_get_text(i, 3, cxt);
@@ -152,18 +156,18 @@ store_read_entries(Member **members, int n, MemoryContext cxt)
 void
 store_decide_entries(Run *run, List *entries)
 {
-	Oid			types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID};
-	int			n = 0;
-	char	  **ids = palloc(sizeof(char *) * (list_length(entries) + 1));
-	char	  **errors = palloc(sizeof(char *) * (list_length(entries) + 1));
-	char	  **notes = palloc(sizeof(char *) * (list_length(entries) + 1));
-	Datum		values[4];
-	SqlScope	scope;
-	ListCell   *lc;
+	Oid types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID};
+	int n = 0;
+	char **ids = palloc(sizeof(char *) * (list_length(entries) + 1));
+	char **errors = palloc(sizeof(char *) * (list_length(entries) + 1));
+	char **notes = palloc(sizeof(char *) * (list_length(entries) + 1));
+	Datum values[4];
+	SqlScope scope;
+	ListCell *lc;
 
-	foreach(lc, entries)
+	foreach (lc, entries)
 	{
-		Entry	   *entry = lfirst(lc);
+		Entry *entry = lfirst(lc);
 
 		if (entry->outcome == ENTRY_OPEN)
 			continue;
@@ -192,17 +196,18 @@ store_decide_entries(Run *run, List *entries)
 List *
 store_unclosed(const char *after, int limit, MemoryContext cxt)
 {
-	Oid			types[] = {TEXTOID, INT8OID};
-	Datum		values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
-	SqlScope	scope;
-	List	   *list = NIL;
-	uint64		i;
+	Oid types[] = {TEXTOID, INT8OID};
+	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
+	SqlScope scope;
+	List *list = NIL;
+	uint64 i;
 
 	store_sql(&scope,
 			  "SELECT doc_id, error_message, key, run IS NOT NULL "
 			  "FROM ekksync.inbox "
 			  "WHERE (status = 'synced' OR status = 'failed') AND doc_id > $1 "
-			  "ORDER BY doc_id LIMIT $2", 2, types, values, NULL);
+			  "ORDER BY doc_id LIMIT $2",
+			  2, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		MemoryContext old = MemoryContextSwitchTo(cxt);
@@ -222,9 +227,9 @@ store_unclosed(const char *after, int limit, MemoryContext cxt)
 void
 store_close(char **doc_ids, int n)
 {
-	Oid			types[] = {TEXTARRAYOID};
-	Datum		values[] = {sql_text_array(doc_ids, n)};
-	SqlScope	scope;
+	Oid types[] = {TEXTARRAYOID};
+	Datum values[] = {sql_text_array(doc_ids, n)};
+	SqlScope scope;
 
 	store_sql(&scope,
 			  "UPDATE ekksync.inbox SET status = 'closed', "

@@ -40,12 +40,12 @@ return_queue(FunctionCallInfo fcinfo, const char *format, int nargs,
 			 Oid *types, Datum *args, const char *nulls)
 {
 	const Mapping *map = mapping_get();
-	TupleDesc	desc;
+	TupleDesc desc;
 	Tuplestorestate *store = srf_begin(fcinfo, &desc);
-	AclResult	acl;
-	SqlScope	scope;
-	char	   *query;
-	uint64		i;
+	AclResult acl;
+	SqlScope scope;
+	char *query;
+	uint64 i;
 
 	if (map == NULL || !OidIsValid(map->queue_relid))
 		return;
@@ -57,11 +57,11 @@ return_queue(FunctionCallInfo fcinfo, const char *format, int nargs,
 	sql_run(query, nargs, types, args, nulls, true, 0);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		Datum		values[MAX_COLUMNS];
-		bool		isnull[MAX_COLUMNS];
+		Datum values[MAX_COLUMNS];
+		bool isnull[MAX_COLUMNS];
 
-		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-						  values, isnull);
+		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values,
+						  isnull);
 		tuplestore_putvalues(store, desc, values, isnull);
 	}
 	sql_leave(&scope);
@@ -73,8 +73,8 @@ return_queue(FunctionCallInfo fcinfo, const char *format, int nargs,
 Datum
 ekksync_queue_rows(PG_FUNCTION_ARGS)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		args[] = {PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0)};
+	Oid types[] = {TEXTOID};
+	Datum args[] = {PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0)};
 
 	return_queue(fcinfo,
 				 "SELECT id::int8, member_id::int8, ssn::text, action::text, "
@@ -102,32 +102,33 @@ ekksync_queue_counts(PG_FUNCTION_ARGS)
 
 typedef struct Status
 {
-	int64		pending;
-	int64		synced;
-	int64		failed;
+	int64 pending;
+	int64 synced;
+	int64 failed;
 	TimestampTz oldest;
-	int64		first_contact;
-	int64		run;
+	int64 first_contact;
+	int64 run;
 	TimestampTz run_at;
-	char	   *run_status;
-	char	   *run_error;
-	bool		paused;
-	char	   *paused_reason;
-	int64		entries_failed;
+	char *run_status;
+	char *run_error;
+	bool paused;
+	char *paused_reason;
+	int64 entries_failed;
 } Status;
 
 static void
 read_status(const Mapping *map, Status *s)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	SqlScope	scope;
+	SqlScope scope;
 
 	sql_enter(&scope, map->queue_owner);
 	sql_run(psprintf("SELECT count(*) FILTER (WHERE sync_status = 'pending'), "
 					 "count(*) FILTER (WHERE sync_status = 'synced'), "
 					 "count(*) FILTER (WHERE sync_status = 'failed'), "
 					 "min(created_at) FILTER (WHERE sync_status = 'pending') "
-					 "FROM %s", map->queue_table),
+					 "FROM %s",
+					 map->queue_table),
 			0, NULL, NULL, NULL, true, 0);
 	s->pending = sql_get_int8(0, 1);
 	s->synced = sql_get_int8(0, 2);
@@ -136,12 +137,13 @@ read_status(const Mapping *map, Status *s)
 	sql_leave(&scope);
 
 	sql_enter(&scope, ekksync_owner_oid());
-	sql_run("SELECT s.paused, s.paused_reason, r.id, r.started_at, r.status, "
-			"r.error, (SELECT count(*) FROM ekksync.member WHERE first_contact), "
-			"(SELECT count(*) FROM ekksync.inbox WHERE error_message IS NOT NULL) "
-			"FROM ekksync.state s LEFT JOIN LATERAL (SELECT * FROM ekksync.run "
-			"WHERE NOT dry_run ORDER BY id DESC LIMIT 1) r ON true",
-			0, NULL, NULL, NULL, true, 0);
+	sql_run(
+		"SELECT s.paused, s.paused_reason, r.id, r.started_at, r.status, "
+		"r.error, (SELECT count(*) FROM ekksync.member WHERE first_contact), "
+		"(SELECT count(*) FROM ekksync.inbox WHERE error_message IS NOT NULL) "
+		"FROM ekksync.state s LEFT JOIN LATERAL (SELECT * FROM ekksync.run "
+		"WHERE NOT dry_run ORDER BY id DESC LIMIT 1) r ON true",
+		0, NULL, NULL, NULL, true, 0);
 	if (SPI_processed > 0)
 	{
 		s->paused = sql_get_bool(0, 1);
@@ -173,15 +175,17 @@ judge_health(const Mapping *map, const Status *s, char **reason)
 	}
 	if (map->problem != NULL)
 		*reason = psprintf("the mapping cannot be used: %s", map->problem);
-	else if (s->run_status != NULL && (strcmp(s->run_status, "failed") == 0 ||
-									   strcmp(s->run_status, "interrupted") == 0))
-		*reason = psprintf("the last run %s: %s",
-						   strcmp(s->run_status, "failed") == 0 ? "failed" :
-						   "was interrupted",
-						   s->run_error ? s->run_error : "its worker ended");
+	else if (s->run_status != NULL &&
+			 (strcmp(s->run_status, "failed") == 0 ||
+			  strcmp(s->run_status, "interrupted") == 0))
+		*reason =
+			psprintf("the last run %s: %s",
+					 strcmp(s->run_status, "failed") == 0 ? "failed"
+														  : "was interrupted",
+					 s->run_error ? s->run_error : "its worker ended");
 	else if (s->failed + s->entries_failed > 0)
-		*reason = psprintf("failed changes, see ekksync_failed: "
-						   INT64_FORMAT " of Django, " INT64_FORMAT " of Firestore",
+		*reason = psprintf("failed changes, see ekksync_failed: " INT64_FORMAT
+						   " of Django, " INT64_FORMAT " of Firestore",
 						   s->failed, s->entries_failed);
 	return *reason != NULL ? "degraded" : "ok";
 }
@@ -200,11 +204,11 @@ Datum
 ekksync_status(PG_FUNCTION_ARGS)
 {
 	const Mapping *map = mapping_get();
-	Status		s = {0};
-	TupleDesc	desc;
-	Datum		values[12];
-	bool		isnull[12] = {false};
-	char	   *reason;
+	Status s = {0};
+	TupleDesc desc;
+	Datum values[12];
+	bool isnull[12] = {false};
+	char *reason;
 	const char *health;
 
 	if (map != NULL)
@@ -223,12 +227,12 @@ ekksync_status(PG_FUNCTION_ARGS)
 	isnull[5] = isnull[6] = s.run == 0;
 	values[7] = text_or_null(s.run_status, &isnull[7]);
 	values[8] = (Datum) 0;
-	isnull[8] = true;			/* nothing is scheduled */
+	isnull[8] = true; /* nothing is scheduled */
 	values[9] = BoolGetDatum(s.paused);
 	values[10] = CStringGetTextDatum(health);
 	values[11] = text_or_null(reason, &isnull[11]);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
-													  values, isnull)));
+	PG_RETURN_DATUM(HeapTupleGetDatum(
+		heap_form_tuple(BlessTupleDesc(desc), values, isnull)));
 }
 
 /* ---- a document ---- */
@@ -236,13 +240,16 @@ ekksync_status(PG_FUNCTION_ARGS)
 FsClient *
 look_client(MemoryContext cxt)
 {
-	FsConfig	config = {0};
+	FsConfig config = {0};
 
 	if (settings.project == NULL || settings.project[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("no Firestore project is set"),
-				 errhint("Set it for the database, for example ALTER DATABASE ... SET ekksync.project = 'my-project', and connect anew.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_CONFIG_FILE_ERROR),
+			 errmsg("no Firestore project is set"),
+			 errhint(
+				 "Set it for the database, for example ALTER DATABASE ... SET "
+				 "ekksync.project = 'my-project', and connect anew.")));
 	config.project = settings.project;
 	config.database_id = settings.database_id;
 	config.emulator_host = settings_emulator_host();
@@ -262,9 +269,9 @@ plain_fields(const FsDoc *doc)
 
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, '{');
-	cJSON_ArrayForEach(child, doc->fields)
+	cJSON_ArrayForEach (child, doc->fields)
 	{
-		SyncError	err = {0};
+		SyncError err = {0};
 
 		if (buf.len > 1)
 			appendStringInfoChar(&buf, ',');
@@ -288,18 +295,18 @@ plain_fields(const FsDoc *doc)
 Datum
 ekksync_doc(PG_FUNCTION_ARGS)
 {
-	char	   *key = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	FsClient   *client;
-	FsDoc		doc = {0};
-	FsError		err;
+	char *key = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	FsClient *client;
+	FsDoc doc = {0};
+	FsError err;
 
 	if (strlen(key) == 11 && key[6] == '-')
 		memmove(key + 6, key + 7, 5);
 	if (strlen(key) != 10 || strspn(key, "0123456789") != 10)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("not a kennitala"),
-				 errdetail("A kennitala has ten digits, with or without a hyphen after the sixth.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("not a kennitala"),
+						errdetail("A kennitala has ten digits, with or "
+								  "without a hyphen after the sixth.")));
 	client = look_client(CurrentMemoryContext);
 	if (!fs_get(client, "members", &key, 1, NULL, -1, &doc, NULL, &err))
 		ereport(ERROR,
@@ -307,6 +314,6 @@ ekksync_doc(PG_FUNCTION_ARGS)
 				 errmsg("could not read the document: %s", err.message)));
 	if (doc.missing)
 		PG_RETURN_NULL();
-	PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in,
-										CStringGetDatum(plain_fields(&doc))));
+	PG_RETURN_DATUM(
+		DirectFunctionCall1(jsonb_in, CStringGetDatum(plain_fields(&doc))));
 }

@@ -13,4 +13,4 @@
  */
 extern FsClient *look_client(MemoryContext cxt);
 
-#endif							/* EKKSYNC_LOOK_H */
+#endif /* EKKSYNC_LOOK_H */

@@ -25,23 +25,23 @@
 
 typedef struct Column
 {
-	AttrNumber	attnum;
-	Oid			typid;
-	int32		typmod;
-	bool		notnull;
+	AttrNumber attnum;
+	Oid typid;
+	int32 typmod;
+	bool notnull;
 } Column;
 
 /* What sql_guarded calls, and what comes of it. */
 typedef struct Load
 {
-	Mapping    *mapping;
-	bool		attached;
+	Mapping *mapping;
+	bool attached;
 } Load;
 
 static bool
 find_column(Oid relid, const char *name, Column *column)
 {
-	HeapTuple	tuple = SearchSysCacheAttName(relid, name);
+	HeapTuple tuple = SearchSysCacheAttName(relid, name);
 	Form_pg_attribute att;
 
 	if (!HeapTupleIsValid(tuple))
@@ -70,26 +70,28 @@ require_column(Oid relid, const char *name, Column *column, char **problem)
 static char *
 relation_text(Oid relid)
 {
-	char	   *name = get_rel_name(relid);
+	char *name = get_rel_name(relid);
 
 	if (name == NULL)
 		return NULL;
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+	return quote_qualified_identifier(get_namespace_name(
+										  get_rel_namespace(relid)),
 									  name);
 }
 
 static char *
 function_text(Oid funcid)
 {
-	return quote_qualified_identifier(get_namespace_name(get_func_namespace(funcid)),
+	return quote_qualified_identifier(get_namespace_name(
+										  get_func_namespace(funcid)),
 									  get_func_name(funcid));
 }
 
 static Oid
 relation_owner(Oid relid)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner = InvalidOid;
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid owner = InvalidOid;
 
 	if (HeapTupleIsValid(tuple))
 	{
@@ -102,9 +104,9 @@ relation_owner(Oid relid)
 static Oid
 get_oid(int row, int column)
 {
-	bool		isnull;
-	Datum		value = SPI_getbinval(SPI_tuptable->vals[row],
-									  SPI_tuptable->tupdesc, column, &isnull);
+	bool isnull;
+	Datum value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
+								column, &isnull);
 
 	return isnull ? InvalidOid : DatumGetObjectId(value);
 }
@@ -117,26 +119,29 @@ load_owner(Mapping *mapping, Oid run_as)
 	{
 		mapping->owner = run_as;
 		if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(run_as)))
-			mapping->problem = psprintf("role with OID %u, which runs work as, does not exist",
-										run_as);
+			mapping->problem = psprintf(
+				"role with OID %u, which runs work as, does not exist",
+				run_as);
 		return;
 	}
 	mapping->owner = relation_owner(mapping->member_relid);
 	if (superuser_arg(mapping->owner))
-		mapping->problem = psprintf("the owner of table %s is a superuser and was not named by run_as",
-									mapping->member_table);
+		mapping->problem = psprintf(
+			"the owner of table %s is a superuser and was not named by run_as",
+			mapping->member_table);
 }
 
 /* SQL with which the capture trigger writes the queue; see outbox.c. */
 static void
 load_queue(Mapping *mapping)
 {
-	static const char *const written[] = {
-		"member_id", "ssn", "action", "fields_changed", "created_at",
-		"synced_at", "sync_status", "error_message", "retry_count"
-	};
-	Column		key;
-	int			i;
+	static const char *const written[] = {"member_id",	 "ssn",
+										  "action",		 "fields_changed",
+										  "created_at",	 "synced_at",
+										  "sync_status", "error_message",
+										  "retry_count"};
+	Column key;
+	int i;
 
 	mapping->queue_table = relation_text(mapping->queue_relid);
 	if (mapping->queue_table == NULL)
@@ -153,14 +158,15 @@ load_queue(Mapping *mapping)
 	if (find_column(mapping->queue_relid, "ssn", &key) &&
 		key.typmod > (int32) VARHDRSZ)
 		mapping->queue_key_chars = key.typmod - VARHDRSZ;
-	mapping->queue_insert =
-		psprintf("INSERT INTO %s (member_id, ssn, action, fields_changed,"
-				 " created_at, synced_at, sync_status, error_message, retry_count)"
-				 " VALUES ($1, $2, $3, $4, GREATEST($5, (SELECT pg_catalog.max(q.created_at)"
-				 " FROM %s AS q WHERE q.ssn OPERATOR(pg_catalog.=) $2)"
-				 " OPERATOR(pg_catalog.+) '1 microsecond'::pg_catalog.interval),"
-				 " NULL, 'pending', $6, 0)",
-				 mapping->queue_table, mapping->queue_table);
+	mapping->queue_insert = psprintf(
+		"INSERT INTO %s (member_id, ssn, action, fields_changed,"
+		" created_at, synced_at, sync_status, error_message, retry_count)"
+		" VALUES ($1, $2, $3, $4, GREATEST($5, (SELECT "
+		"pg_catalog.max(q.created_at)"
+		" FROM %s AS q WHERE q.ssn OPERATOR(pg_catalog.=) $2)"
+		" OPERATOR(pg_catalog.+) '1 microsecond'::pg_catalog.interval),"
+		" NULL, 'pending', $6, 0)",
+		mapping->queue_table, mapping->queue_table);
 	mapping->queue_forget =
 		psprintf("UPDATE %s SET member_id = NULL"
 				 " WHERE member_id OPERATOR(pg_catalog.=) $1",
@@ -170,8 +176,8 @@ load_queue(Mapping *mapping)
 static void
 load_member_table(Mapping *mapping)
 {
-	Column		column;
-	char	   *name;
+	Column column;
+	char *name;
 
 	name = get_rel_name(mapping->member_relid);
 	mapping->member_table = relation_text(mapping->member_relid);
@@ -183,8 +189,8 @@ load_member_table(Mapping *mapping)
 	mapping->member_rowtype = get_rel_type_id(mapping->member_relid);
 	if (mapping->filter)
 		mapping->filter_row =
-			psprintf("SELECT (%s) FROM (SELECT ($1).*) AS %s",
-					 mapping->filter, quote_identifier(name));
+			psprintf("SELECT (%s) FROM (SELECT ($1).*) AS %s", mapping->filter,
+					 quote_identifier(name));
 	if (require_column(mapping->member_relid, mapping->key_column, &column,
 					   &mapping->problem))
 	{
@@ -203,11 +209,12 @@ load_member_table(Mapping *mapping)
 static bool
 load_state(Mapping *mapping)
 {
-	Oid			run_as;
+	Oid run_as;
 
 	sql_run("SELECT uuid, member_table::oid, queue_table::oid, id_column,"
 			" key_column, filter, initial, run_as::oid, attached_at"
-			" FROM ekksync.state", 0, NULL, NULL, NULL, true, 1);
+			" FROM ekksync.state",
+			0, NULL, NULL, NULL, true, 1);
 	MemoryContextSwitchTo(mapping->cxt);
 	if (SPI_processed == 0)
 		return false;
@@ -244,13 +251,13 @@ parse_policy(const char *name)
 static void
 load_column_field(Field *field)
 {
-	Column		column;
+	Column column;
 
 	field->relation = relation_text(field->relid);
 	if (field->relation == NULL)
 	{
-		field->problem = psprintf("the table of field \"%s\" does not exist",
-								  field->name);
+		field->problem =
+			psprintf("the table of field \"%s\" does not exist", field->name);
 		return;
 	}
 	if (!require_column(field->relid, field->column, &column, &field->problem))
@@ -285,8 +292,8 @@ load_computed_field(Field *field, Oid compute, const char *compute_text,
 static void
 load_document_side(Field *field, const char *codec, const char *options)
 {
-	SyncError	err = {0};
-	Oid			typid;
+	SyncError err = {0};
+	Oid typid;
 
 	if (!path_parse(field->path_text, &field->path, &err) ||
 		!codec_lookup(codec, options, &field->codec, &err))
@@ -304,7 +311,7 @@ load_document_side(Field *field, const char *codec, const char *options)
 static void
 add_status(Mapping *mapping)
 {
-	Field	   *field = &mapping->fields[mapping->nfields++];
+	Field *field = &mapping->fields[mapping->nfields++];
 
 	field->name = pstrdup(MAPPING_STATUS);
 	field->path_text = pstrdup(MAPPING_STATUS_PATH);
@@ -317,8 +324,8 @@ static void
 load_fields(Mapping *mapping)
 {
 	MemoryContext cxt = mapping->cxt;
-	int			n;
-	int			i;
+	int n;
+	int i;
 
 	sql_run("SELECT field, relation::oid, \"column\", link, path, codec,"
 			" options, direction, policy, to_regprocedure(compute)::oid,"
@@ -330,7 +337,7 @@ load_fields(Mapping *mapping)
 	mapping->fields = palloc0((n + 1) * sizeof(Field));
 	for (i = 0; i < n; i++)
 	{
-		Field	   *field = &mapping->fields[i];
+		Field *field = &mapping->fields[i];
 
 		field->name = sql_get_text(i, 1, cxt);
 		field->relid = get_oid(i, 2);
@@ -342,8 +349,9 @@ load_fields(Mapping *mapping)
 		if (field->column != NULL)
 			load_column_field(field);
 		else
-			load_computed_field(field, get_oid(i, 10), sql_get_text(i, 11, cxt),
-								get_oid(i, 12), sql_get_text(i, 13, cxt));
+			load_computed_field(field, get_oid(i, 10),
+								sql_get_text(i, 11, cxt), get_oid(i, 12),
+								sql_get_text(i, 13, cxt));
 		load_document_side(field, sql_get_text(i, 6, cxt),
 						   sql_get_text(i, 7, cxt));
 		if (field->relid == mapping->member_relid &&
@@ -361,8 +369,8 @@ load_fields(Mapping *mapping)
 static Watched *
 watch(Mapping *mapping, Oid relid, const char *link, const char *members)
 {
-	Watched    *watched = (Watched *) mapping_watched(mapping, relid);
-	Column		column;
+	Watched *watched = (Watched *) mapping_watched(mapping, relid);
+	Column column;
 
 	if (watched != NULL)
 		return watched;
@@ -386,13 +394,13 @@ watch(Mapping *mapping, Oid relid, const char *link, const char *members)
 static void
 watch_field(Watched *watched, int field, AttrNumber attnum)
 {
-	int			n = watched->nfields;
+	int n = watched->nfields;
 
 	if (n == 0)
 		watched->fields = palloc(sizeof(WatchedField));
 	else
-		watched->fields = repalloc(watched->fields,
-								   (n + 1) * sizeof(WatchedField));
+		watched->fields =
+			repalloc(watched->fields, (n + 1) * sizeof(WatchedField));
 	watched->fields[n].field = field;
 	watched->fields[n].attnum = attnum;
 	watched->nfields++;
@@ -402,16 +410,15 @@ watch_field(Watched *watched, int field, AttrNumber attnum)
 static void
 make_resolve(const Mapping *mapping, Watched *watched)
 {
-	char	   *columns = psprintf("%s, %s",
-								   quote_identifier(mapping->id_column),
-								   quote_identifier(mapping->key_column));
-	char	   *where = psprintf("FROM %s WHERE %s OPERATOR(pg_catalog.=)",
-								 mapping->member_table,
-								 quote_identifier(mapping->id_column));
+	char *columns = psprintf("%s, %s", quote_identifier(mapping->id_column),
+							 quote_identifier(mapping->key_column));
+	char *where =
+		psprintf("FROM %s WHERE %s OPERATOR(pg_catalog.=)",
+				 mapping->member_table, quote_identifier(mapping->id_column));
 
-	where = watched->members ?
-		psprintf("%s ANY (%s\n)", where, watched->members) :
-		psprintf("%s $1", where);
+	where = watched->members
+				? psprintf("%s ANY (%s\n)", where, watched->members)
+				: psprintf("%s $1", where);
 	watched->resolve = psprintf("SELECT %s %s", columns, where);
 	if (mapping->filter != NULL)
 		watched->resolve_filtered =
@@ -421,7 +428,7 @@ make_resolve(const Mapping *mapping, Watched *watched)
 static void
 load_watched(Mapping *mapping)
 {
-	int			i;
+	int i;
 
 	sql_run("SELECT field, relation::oid, link, members"
 			" FROM ekksync.dependency"
@@ -436,20 +443,19 @@ load_watched(Mapping *mapping)
 		const Field *field = &mapping->fields[i];
 
 		if (field->relation != NULL)
-			watch_field(watch(mapping, field->relid, field->link, NULL),
-						i, field->attnum);
+			watch_field(watch(mapping, field->relid, field->link, NULL), i,
+						field->attnum);
 	}
 	for (i = 0; i < (int) SPI_processed; i++)
 	{
-		int			f = mapping_find(mapping,
-									 sql_get_text(i, 1, mapping->cxt));
-		Oid			relid = get_oid(i, 2);
+		int f = mapping_find(mapping, sql_get_text(i, 1, mapping->cxt));
+		Oid relid = get_oid(i, 2);
 
 		if (f < 0 || get_rel_name(relid) == NULL)
 			continue;
-		watch_field(watch(mapping, relid,
-						  sql_get_text(i, 3, mapping->cxt),
-						  sql_get_text(i, 4, mapping->cxt)), f, 0);
+		watch_field(watch(mapping, relid, sql_get_text(i, 3, mapping->cxt),
+						  sql_get_text(i, 4, mapping->cxt)),
+					f, 0);
 	}
 	for (i = 0; i < mapping->nwatched; i++)
 		make_resolve(mapping, &mapping->watched[i]);
@@ -463,9 +469,9 @@ load_watched(Mapping *mapping)
 static void
 load_all(void *arg)
 {
-	Load	   *load = arg;
-	Mapping    *mapping = load->mapping;
-	SqlScope	scope;
+	Load *load = arg;
+	Mapping *mapping = load->mapping;
+	SqlScope scope;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	mapping->extowner = ekksync_owner_oid();
@@ -484,8 +490,8 @@ Mapping *
 mapload(MemoryContext parent)
 {
 	MemoryContext cxt;
-	Load		load;
-	char	   *problem;
+	Load load;
+	char *problem;
 
 	cxt = AllocSetContextCreate(parent, "ekksync mapping",
 								ALLOCSET_DEFAULT_SIZES);

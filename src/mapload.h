@@ -15,4 +15,4 @@
  */
 extern Mapping *mapload(MemoryContext parent);
 
-#endif							/* EKKSYNC_MAPLOAD_H */
+#endif /* EKKSYNC_MAPLOAD_H */

@@ -26,16 +26,16 @@
 
 static struct
 {
-	bool		watching;		/* the callbacks are registered */
-	bool		valid;			/* mapping is what the tables say */
-	Oid			state_relid;	/* ekksync.state, when it was loaded */
-	Mapping    *mapping;		/* NULL: nothing is attached */
+	bool watching;	  /* the callbacks are registered */
+	bool valid;		  /* mapping is what the tables say */
+	Oid state_relid;  /* ekksync.state, when it was loaded */
+	Mapping *mapping; /* NULL: nothing is attached */
 } cache;
 
 static bool
 mapping_uses(const Mapping *mapping, Oid relid)
 {
-	int			i;
+	int i;
 
 	if (relid == mapping->member_relid || relid == mapping->queue_relid)
 		return true;
@@ -70,7 +70,7 @@ names_changed(Datum arg, int cacheid, uint32 hashvalue)
 static void
 refresh(void)
 {
-	Mapping    *loaded;
+	Mapping *loaded;
 
 	if (!cache.watching)
 	{
@@ -133,7 +133,7 @@ mapping_invalidate(void)
 int
 mapping_find(const Mapping *mapping, const char *name)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < mapping->nfields; i++)
 	{
@@ -146,7 +146,7 @@ mapping_find(const Mapping *mapping, const char *name)
 const Watched *
 mapping_watched(const Mapping *mapping, Oid relid)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < mapping->nwatched; i++)
 	{
@@ -160,11 +160,11 @@ mapping_watched(const Mapping *mapping, Oid relid)
 static Oid
 extension_owner(void)
 {
-	Relation	rel = table_open(ExtensionRelationId, AccessShareLock);
+	Relation rel = table_open(ExtensionRelationId, AccessShareLock);
 	SysScanDesc scan;
 	ScanKeyData key;
-	HeapTuple	tuple;
-	Oid			owner = InvalidOid;
+	HeapTuple tuple;
+	Oid owner = InvalidOid;
 
 	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
 				F_NAMEEQ, CStringGetDatum("ekksync"));
@@ -186,24 +186,22 @@ ekksync_schema_oid(void)
 Oid
 ekksync_owner_oid(void)
 {
-	Oid			owner = extension_owner();
+	Oid owner = extension_owner();
 
 	if (!OidIsValid(owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("extension \"%s\" does not exist", "ekksync")));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("extension \"%s\" does not exist", "ekksync")));
 	return owner;
 }
 
 Oid
 ekksync_table_oid(const char *name)
 {
-	Oid			relid = get_relname_relid(name, ekksync_schema_oid());
+	Oid relid = get_relname_relid(name, ekksync_schema_oid());
 
 	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"%s.%s\" does not exist",
-						EKKSYNC_SCHEMA, name)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("relation \"%s.%s\" does not exist",
+							   EKKSYNC_SCHEMA, name)));
 	return relid;
 }

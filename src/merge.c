@@ -43,8 +43,8 @@ is_exact(MergeStamp stamp)
 static Order
 compare_times(MergeStamp local, MergeStamp remote)
 {
-	bool		local_exact = is_exact(local);
-	bool		remote_exact = is_exact(remote);
+	bool local_exact = is_exact(local);
+	bool remote_exact = is_exact(remote);
 
 	if (local_exact && remote_exact)
 	{
@@ -103,8 +103,8 @@ contested(const MergeInput *in, MergeDecision action, MergeRule rule)
 
 	res.conflict = true;
 	res.rule = rule;
-	res.potential = in->base != NULL && !same(in->local, in->base) &&
-		in->remote != NULL &&
+	res.potential =
+		in->base != NULL && !same(in->local, in->base) && in->remote != NULL &&
 		within_window(in->local_stamp, in->remote_stamp, in->window);
 	return res;
 }
@@ -193,13 +193,13 @@ both_changed(const MergeInput *in)
 MergeResult
 merge_field(const MergeInput *in)
 {
-	bool		local_changed;
-	bool		remote_changed;
+	bool local_changed;
+	bool remote_changed;
 
 	local_changed = in->base == NULL || !same(in->local, in->base);
 	if (in->remote == NULL)
-		return unreadable(in, local_changed &&
-						  (in->base != NULL || is_exact(in->local_stamp)));
+		return unreadable(in, local_changed && (in->base != NULL ||
+												is_exact(in->local_stamp)));
 	if (same(in->local, in->remote))
 	{
 		if (in->base != NULL && same(in->local, in->base))

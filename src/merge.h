@@ -18,15 +18,15 @@ typedef int64_t MergeTime;
 
 typedef enum MergeOrigin
 {
-	ORIGIN_FIRESTORE,			/* lower rank */
-	ORIGIN_DJANGO				/* wins ties */
+	ORIGIN_FIRESTORE, /* lower rank */
+	ORIGIN_DJANGO	  /* wins ties */
 } MergeOrigin;
 
 /* A value with the time of the write that made it. */
 typedef struct MergeStamp
 {
-	MergeTime	from;			/* the write happened after this ... */
-	MergeTime	upto;			/* ... and not after this; equal: known exactly */
+	MergeTime from; /* the write happened after this ... */
+	MergeTime upto; /* ... and not after this; equal: known exactly */
 } MergeStamp;
 
 typedef enum MergePolicy
@@ -39,7 +39,7 @@ typedef enum MergePolicy
 
 typedef enum MergeFirst
 {
-	FIRST_NONE,					/* not a first contact */
+	FIRST_NONE, /* not a first contact */
 	FIRST_DJANGO,
 	FIRST_FIRESTORE,
 	FIRST_NEWEST
@@ -47,47 +47,47 @@ typedef enum MergeFirst
 
 typedef struct MergeInput
 {
-	const char *base;			/* NULL: the two sides never agreed */
-	const char *local;			/* L */
-	const char *remote;			/* R; NULL: the document holds an unreadable value */
-	bool		remote_missing; /* the path is absent in the document */
-	MergeStamp	local_stamp;	/* of the local change */
-	MergeStamp	remote_stamp;	/* of the remote change */
-	bool		push_only;
+	const char *base;	 /* NULL: the two sides never agreed */
+	const char *local;	 /* L */
+	const char *remote;	 /* R; NULL: the document holds an unreadable value */
+	bool remote_missing; /* the path is absent in the document */
+	MergeStamp local_stamp;	 /* of the local change */
+	MergeStamp remote_stamp; /* of the remote change */
+	bool push_only;
 	MergePolicy policy;
-	MergeFirst	first;
-	MergeTime	window;			/* conflict window */
+	MergeFirst first;
+	MergeTime window; /* conflict window */
 } MergeInput;
 
 typedef enum MergeDecision
 {
-	MERGE_NOTHING,				/* both equal the base */
-	MERGE_AGREE,				/* both equal, base follows */
-	MERGE_PUSH,					/* the local value goes to Firestore */
-	MERGE_PULL,					/* the remote value goes to Django */
-	MERGE_HOLD					/* neither is written until a person decides */
+	MERGE_NOTHING, /* both equal the base */
+	MERGE_AGREE,   /* both equal, base follows */
+	MERGE_PUSH,	   /* the local value goes to Firestore */
+	MERGE_PULL,	   /* the remote value goes to Django */
+	MERGE_HOLD	   /* neither is written until a person decides */
 } MergeDecision;
 
 typedef enum MergeRule
 {
-	RULE_NONE,					/* no conflict */
-	RULE_LATER,					/* the later write won */
-	RULE_TIE,					/* equal times: Django won */
-	RULE_ORDER_UNKNOWN,			/* overlapping intervals: Django won */
-	RULE_ONE_WAY,				/* the path is not writable from Firestore */
-	RULE_POLICY,				/* the field's policy decided */
-	RULE_FIRST_CONTACT,			/* the policy of the first contact decided */
-	RULE_INVALID				/* the document's value does not fit the field */
+	RULE_NONE,			/* no conflict */
+	RULE_LATER,			/* the later write won */
+	RULE_TIE,			/* equal times: Django won */
+	RULE_ORDER_UNKNOWN, /* overlapping intervals: Django won */
+	RULE_ONE_WAY,		/* the path is not writable from Firestore */
+	RULE_POLICY,		/* the field's policy decided */
+	RULE_FIRST_CONTACT, /* the policy of the first contact decided */
+	RULE_INVALID		/* the document's value does not fit the field */
 } MergeRule;
 
 typedef struct MergeResult
 {
 	MergeDecision action;
-	bool		conflict;		/* record the loser */
-	bool		potential;		/* changed on both sides within the window */
-	MergeRule	rule;
-	MergeOrigin winner;			/* of the value that is the new base */
-	MergeStamp	stamp;			/* of that value */
+	bool conflict;	/* record the loser */
+	bool potential; /* changed on both sides within the window */
+	MergeRule rule;
+	MergeOrigin winner; /* of the value that is the new base */
+	MergeStamp stamp;	/* of that value */
 } MergeResult;
 
 /* Decide one field. */
@@ -97,10 +97,11 @@ extern MergeResult merge_field(const MergeInput *in);
  * Which of two writes of the same side is the surviving one: the total order
  * (stamp, origin, value).  True if b comes after a.
  */
-extern bool merge_after(const char *a_value, MergeTime a_time, MergeOrigin a_origin,
-						const char *b_value, MergeTime b_time, MergeOrigin b_origin);
+extern bool merge_after(const char *a_value, MergeTime a_time,
+						MergeOrigin a_origin, const char *b_value,
+						MergeTime b_time, MergeOrigin b_origin);
 
 /* Name of a rule, as kept in ekksync.conflict. */
 extern const char *merge_rule_name(MergeRule rule);
 
-#endif							/* EKKSYNC_MERGE_H */
+#endif /* EKKSYNC_MERGE_H */

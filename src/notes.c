@@ -18,12 +18,12 @@
 bool
 attr_differs(TupleTableSlot *old, TupleTableSlot *new, AttrNumber attnum)
 {
-	Form_pg_attribute att = TupleDescAttr(new->tts_tupleDescriptor,
-										  attnum - 1);
-	bool		old_isnull;
-	bool		new_isnull;
-	Datum		a = slot_getattr(old, attnum, &old_isnull);
-	Datum		b = slot_getattr(new, attnum, &new_isnull);
+	Form_pg_attribute att =
+		TupleDescAttr(new->tts_tupleDescriptor, attnum - 1);
+	bool old_isnull;
+	bool new_isnull;
+	Datum a = slot_getattr(old, attnum, &old_isnull);
+	Datum b = slot_getattr(new, attnum, &new_isnull);
 
 	if (old_isnull || new_isnull)
 		return old_isnull != new_isnull;
@@ -33,8 +33,8 @@ attr_differs(TupleTableSlot *old, TupleTableSlot *new, AttrNumber attnum)
 bool
 row_differs(TupleTableSlot *old, TupleTableSlot *new)
 {
-	TupleDesc	desc = new->tts_tupleDescriptor;
-	int			i;
+	TupleDesc desc = new->tts_tupleDescriptor;
+	int i;
 
 	for (i = 0; i < desc->natts; i++)
 	{
@@ -59,7 +59,7 @@ bool
 any_field_differs(const Watched *watched, TupleTableSlot *old,
 				  TupleTableSlot *new)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < watched->nfields; i++)
 	{
@@ -76,9 +76,9 @@ any_field_differs(const Watched *watched, TupleTableSlot *old,
 static char *
 plain_json(Datum value, Oid typid)
 {
-	Oid			output;
-	bool		varlena;
-	char	   *text;
+	Oid output;
+	bool varlena;
+	char *text;
 	StringInfoData json;
 
 	getTypeOutputInfo(typid, &output, &varlena);
@@ -93,13 +93,13 @@ plain_json(Datum value, Oid typid)
 static char *
 field_value(const Field *field, Datum value, bool isnull)
 {
-	char	   *canon = NULL;
+	char *canon = NULL;
 
 	if (isnull)
 		return CANON_NULL;
 	if (field->problem == NULL)
-		canon = value_from_datum(&field->codec, value, isnull, field->typid,
-								 NULL);
+		canon =
+			value_from_datum(&field->codec, value, isnull, field->typid, NULL);
 	return canon ? canon : plain_json(value, field->typid);
 }
 
@@ -127,7 +127,7 @@ static void
 note_field(Notes *notes, const char *key, const Field *field, Datum value,
 		   bool isnull)
 {
-	char	   *canon = field_value(field, value, isnull);
+	char *canon = field_value(field, value, isnull);
 
 	if (capture_expected(key, field->name, canon))
 		return;
@@ -143,8 +143,8 @@ void
 note_slot(Notes *notes, const char *key, const Mapping *mapping,
 		  const WatchedField *watched, TupleTableSlot *slot)
 {
-	Datum		value = (Datum) 0;
-	bool		isnull = true;
+	Datum value = (Datum) 0;
+	bool isnull = true;
 
 	if (slot != NULL && watched->attnum != 0)
 		value = slot_getattr(slot, watched->attnum, &isnull);
@@ -156,7 +156,7 @@ void
 note_changed(Notes *notes, const char *key, const Mapping *mapping,
 			 const Watched *watched, TupleTableSlot *old, TupleTableSlot *new)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < watched->nfields; i++)
 	{
@@ -170,7 +170,7 @@ void
 notes_write(Notes *notes, const Mapping *mapping, const char *action,
 			const Owner *owner, bool keep_id)
 {
-	OutboxRow	row;
+	OutboxRow row;
 
 	note_error(notes, owner->error);
 	appendStringInfoChar(&notes->json, '}');

@@ -14,18 +14,18 @@
 /* The fields of a queue row, as they are put together. */
 typedef struct Notes
 {
-	StringInfoData json;		/* object without its closing brace */
-	int			nfields;
+	StringInfoData json; /* object without its closing brace */
+	int nfields;
 	StringInfoData error;
 } Notes;
 
 /* A member that a row belongs to. */
 typedef struct Owner
 {
-	Datum		id;
-	bool		id_isnull;
-	char	   *key;			/* as outbox_key makes it */
-	const char *error;			/* of its key, or of the filter; or NULL */
+	Datum id;
+	bool id_isnull;
+	char *key;		   /* as outbox_key makes it */
+	const char *error; /* of its key, or of the filter; or NULL */
 } Owner;
 
 /* Do two versions of a row differ: binary, in a column, in any column? */
@@ -54,12 +54,12 @@ extern void note_slot(Notes *notes, const char *key, const Mapping *mapping,
 					  const WatchedField *watched, TupleTableSlot *slot);
 
 /* The fields that an UPDATE changed. */
-extern void note_changed(Notes *notes, const char *key,
-						 const Mapping *mapping, const Watched *watched,
-						 TupleTableSlot *old, TupleTableSlot *new);
+extern void note_changed(Notes *notes, const char *key, const Mapping *mapping,
+						 const Watched *watched, TupleTableSlot *old,
+						 TupleTableSlot *new);
 
 /* Write the queue row; keep_id: with the member's id. */
 extern void notes_write(Notes *notes, const Mapping *mapping,
 						const char *action, const Owner *owner, bool keep_id);
 
-#endif							/* EKKSYNC_NOTES_H */
+#endif /* EKKSYNC_NOTES_H */

@@ -24,10 +24,10 @@ static const Codec kennitala = {CODEC_KENNITALA, 0, NULL};
 static char *
 cut_key(const Mapping *mapping, Datum key)
 {
-	char	   *text;
-	Oid			output;
-	bool		varlena;
-	int			len;
+	char *text;
+	Oid output;
+	bool varlena;
+	int len;
 
 	getTypeOutputInfo(mapping->key_typid, &output, &varlena);
 	text = OidOutputFunctionCall(output, key);
@@ -40,12 +40,12 @@ cut_key(const Mapping *mapping, Datum key)
 char *
 outbox_key(const Mapping *mapping, Datum key, bool isnull, const char **error)
 {
-	char	   *canon;
-	char	   *text;
+	char *canon;
+	char *text;
 
 	*error = NULL;
-	canon = value_from_datum(&kennitala, key, isnull, mapping->key_typid,
-							 NULL);
+	canon =
+		value_from_datum(&kennitala, key, isnull, mapping->key_typid, NULL);
 	if (canon == NULL)
 	{
 		*error = "kennitala is malformed";
@@ -65,22 +65,24 @@ static void
 require_columns(const Mapping *mapping)
 {
 	if (mapping->queue_lacks != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("the queue table lacks column \"%s\"",
-						mapping->queue_lacks),
-				 errdetail("The change cannot be queued for ekksync."),
-				 errhint("Call ekksync_attach() again: it mends what is missing.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("the queue table lacks column \"%s\"",
+					mapping->queue_lacks),
+			 errdetail("The change cannot be queued for ekksync."),
+			 errhint(
+				 "Call ekksync_attach() again: it mends what is missing.")));
 }
 
 void
 outbox_write(const Mapping *mapping, const OutboxRow *row)
 {
-	Oid			types[6] = {mapping->id_typid, TEXTOID, TEXTOID, JSONBOID,
-	TIMESTAMPTZOID, TEXTOID};
-	Datum		values[6];
-	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
-	SqlScope	scope;
+	Oid types[6] = {mapping->id_typid, TEXTOID,		   TEXTOID,
+					JSONBOID,		   TIMESTAMPTZOID, TEXTOID};
+	Datum values[6];
+	char nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
+	SqlScope scope;
 
 	require_columns(mapping);
 	if (!OidIsValid(types[0]))
@@ -94,16 +96,15 @@ outbox_write(const Mapping *mapping, const OutboxRow *row)
 	values[4] = TimestampTzGetDatum(GetCurrentTimestamp());
 	values[5] = CStringGetTextDatum(row->error);
 	sql_enter_bare(&scope, mapping->queue_owner);
-	sql_run_by_index(mapping->queue_insert, 6, types, values, nulls, false,
-					 0);
+	sql_run_by_index(mapping->queue_insert, 6, types, values, nulls, false, 0);
 	sql_leave(&scope);
 }
 
 void
 outbox_forget_member(const Mapping *mapping, Datum member_id)
 {
-	Oid			type = mapping->id_typid;
-	SqlScope	scope;
+	Oid type = mapping->id_typid;
+	SqlScope scope;
 
 	require_columns(mapping);
 	sql_enter_bare(&scope, mapping->queue_owner);
@@ -117,9 +118,9 @@ static Datum
 base_keys(const Mapping *mapping)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	SqlScope	scope;
-	Datum		keys;
-	bool		isnull;
+	SqlScope scope;
+	Datum keys;
+	bool isnull;
 
 	sql_enter(&scope, mapping->extowner);
 	sql_run("SELECT COALESCE(array_agg(key), '{}')"
@@ -140,32 +141,32 @@ base_keys(const Mapping *mapping)
 void
 outbox_delete_all(const Mapping *mapping)
 {
-	Oid			types[2] = {TEXTARRAYOID, TIMESTAMPTZOID};
-	Datum		values[2];
-	SqlScope	scope;
-	char	   *forget;
-	char	   *insert;
+	Oid types[2] = {TEXTARRAYOID, TIMESTAMPTZOID};
+	Datum values[2];
+	SqlScope scope;
+	char *forget;
+	char *insert;
 
 	require_columns(mapping);
 	values[0] = base_keys(mapping);
 	values[1] = TimestampTzGetDatum(GetCurrentTimestamp());
 	forget = psprintf("UPDATE %s SET member_id = NULL"
-					  " WHERE member_id IS NOT NULL", mapping->queue_table);
-	insert =
-		psprintf("INSERT INTO %s (member_id, ssn, action, fields_changed,"
-				 " created_at, synced_at, sync_status, error_message, retry_count)"
-				 " SELECT NULL, live.key, 'delete', '{}',"
-				 " GREATEST($2, last.created_at + '1 microsecond'),"
-				 " NULL, 'pending', '', 0"
-				 " FROM (SELECT unnest($1) AS key UNION"
-				 " SELECT ssn FROM %s WHERE sync_status = 'pending'"
-				 " AND ssn <> '') AS live"
-				 " LEFT JOIN LATERAL (SELECT q.action, q.created_at FROM %s AS q"
-				 " WHERE q.ssn = live.key"
-				 " ORDER BY q.created_at DESC, q.id DESC LIMIT 1) AS last ON true"
-				 " WHERE last.action IS DISTINCT FROM 'delete'",
-				 mapping->queue_table, mapping->queue_table,
-				 mapping->queue_table);
+					  " WHERE member_id IS NOT NULL",
+					  mapping->queue_table);
+	insert = psprintf(
+		"INSERT INTO %s (member_id, ssn, action, fields_changed,"
+		" created_at, synced_at, sync_status, error_message, retry_count)"
+		" SELECT NULL, live.key, 'delete', '{}',"
+		" GREATEST($2, last.created_at + '1 microsecond'),"
+		" NULL, 'pending', '', 0"
+		" FROM (SELECT unnest($1) AS key UNION"
+		" SELECT ssn FROM %s WHERE sync_status = 'pending'"
+		" AND ssn <> '') AS live"
+		" LEFT JOIN LATERAL (SELECT q.action, q.created_at FROM %s AS q"
+		" WHERE q.ssn = live.key"
+		" ORDER BY q.created_at DESC, q.id DESC LIMIT 1) AS last ON true"
+		" WHERE last.action IS DISTINCT FROM 'delete'",
+		mapping->queue_table, mapping->queue_table, mapping->queue_table);
 	sql_enter(&scope, mapping->queue_owner);
 	sql_run(forget, 0, NULL, NULL, NULL, false, 0);
 	sql_run(insert, 2, types, values, NULL, false, 0);

@@ -10,12 +10,12 @@
 /* One queue row to write. */
 typedef struct OutboxRow
 {
-	Datum		member_id;		/* of the mapping's id_typid */
-	bool		no_member;		/* member_id is null */
-	const char *key;			/* as outbox_key makes it */
-	const char *action;			/* create, update, delete */
-	const char *fields;			/* JSON object: field name to new value */
-	const char *error;			/* what is wrong, "" for nothing */
+	Datum member_id;	/* of the mapping's id_typid */
+	bool no_member;		/* member_id is null */
+	const char *key;	/* as outbox_key makes it */
+	const char *action; /* create, update, delete */
+	const char *fields; /* JSON object: field name to new value */
+	const char *error;	/* what is wrong, "" for nothing */
 } OutboxRow;
 
 /*
@@ -39,4 +39,4 @@ extern void outbox_forget_member(const Mapping *mapping, Datum member_id);
 /* All members' rows are gone: that, and a delete for each live key. */
 extern void outbox_delete_all(const Mapping *mapping);
 
-#endif							/* EKKSYNC_OUTBOX_H */
+#endif /* EKKSYNC_OUTBOX_H */

@@ -56,7 +56,7 @@ path_append_quoted(StringInfo out, const char *segment)
 static bool
 read_segment(const char **p, StringInfo key, SyncError *err)
 {
-	bool		quoted = (**p == '`');
+	bool quoted = (**p == '`');
 
 	resetStringInfo(key);
 	if (quoted)
@@ -68,7 +68,8 @@ read_segment(const char **p, StringInfo key, SyncError *err)
 			(*p)++;
 			if (**p != '`' && **p != '\\')
 				return sync_error(err, ERRCODE_INVALID_NAME,
-								  "field path has a backslash that does not escape a backtick or a backslash");
+								  "field path has a backslash that does not "
+								  "escape a backtick or a backslash");
 		}
 		appendStringInfoChar(key, *(*p)++);
 	}
@@ -91,7 +92,7 @@ read_segment(const char **p, StringInfo key, SyncError *err)
 bool
 name_check(const char *name, SyncError *err)
 {
-	size_t		len = strlen(name);
+	size_t len = strlen(name);
 
 	if (len == 0)
 		return sync_error(err, ERRCODE_INVALID_NAME, "field name is empty");
@@ -101,8 +102,9 @@ name_check(const char *name, SyncError *err)
 						  FIRESTORE_MAX_NAME);
 	if (len >= 4 && strncmp(name, "__", 2) == 0 &&
 		strcmp(name + len - 2, "__") == 0)
-		return sync_error(err, ERRCODE_RESERVED_NAME,
-						  "field name of the form __x__ is reserved by Firestore");
+		return sync_error(
+			err, ERRCODE_RESERVED_NAME,
+			"field name of the form __x__ is reserved by Firestore");
 	return true;
 }
 
@@ -155,7 +157,7 @@ const cJSON *
 path_find(const cJSON *fields, const FieldPath *path)
 {
 	const cJSON *value = NULL;
-	int			i;
+	int i;
 
 	for (i = 0; i < path->nsegments; i++)
 	{

@@ -22,13 +22,13 @@
 
 /* The lexer may be the caller's since 17; NULL makes one, as before. */
 #include "common/jsonapi.h"
-#define makeJsonLexContextCstringLen(lex, json, len, encoding, need_escapes) \
+#define makeJsonLexContextCstringLen(lex, json, len, encoding, need_escapes)  \
 	makeJsonLexContextCstringLen(json, len, encoding, need_escapes)
 #endif
 
 #if PG_VERSION_NUM < 160000
 /* One function for the owner of any object since 16; we ask for relations. */
-#define object_ownercheck(classid, objectid, roleid) \
+#define object_ownercheck(classid, objectid, roleid)                          \
 	pg_class_ownercheck(objectid, roleid)
 #endif
 
@@ -42,4 +42,4 @@
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
-#endif							/* EKKSYNC_PG_COMPAT_H */
+#endif /* EKKSYNC_PG_COMPAT_H */

@@ -15,7 +15,7 @@ static void
 add_row(List **rows, const Member *m, const char *side, const char *field,
 		const char *old_value, const char *new_value, const char *note)
 {
-	PlanRow    *row = palloc(sizeof(PlanRow));
+	PlanRow *row = palloc(sizeof(PlanRow));
 
 	row->key = m->key;
 	row->side = side;
@@ -40,21 +40,21 @@ why(const Member *m, int f)
 		return psprintf("conflict: %s", merge_rule_name(res->rule));
 	if (m->base[f].value == NULL)
 		return "first contact";
-	return res->action == MERGE_PULL ? "changed in Firestore" :
-		"changed in Django";
+	return res->action == MERGE_PULL ? "changed in Firestore"
+									 : "changed in Django";
 }
 
 static void
 plan_member(Run *run, Member *m, List **rows)
 {
-	ListCell   *lc;
-	int			f;
+	ListCell *lc;
+	int f;
 
 	if (m->problem != NULL)
 		add_row(rows, m, "none", NULL, NULL, NULL, m->problem);
-	foreach(lc, m->entries)
+	foreach (lc, m->entries)
 	{
-		Entry	   *entry = lfirst(lc);
+		Entry *entry = lfirst(lc);
 
 		if (entry->outcome == ENTRY_FAILED)
 			add_row(rows, m, "none", NULL, NULL, NULL,
@@ -86,14 +86,14 @@ plan_member(Run *run, Member *m, List **rows)
 static void
 count_failures(Run *run, const Member *m)
 {
-	bool		said = false;
-	ListCell   *lc;
-	int			f;
+	bool said = false;
+	ListCell *lc;
+	int f;
 
-	foreach(lc, m->entries)
+	foreach (lc, m->entries)
 		if (((Entry *) lfirst(lc))->outcome == ENTRY_FAILED)
 			run->figures.to_django_failed++;
-	foreach(lc, m->pending)
+	foreach (lc, m->pending)
 	{
 		if (((PendingRow *) lfirst(lc))->error == NULL)
 			continue;
@@ -114,8 +114,8 @@ count_failures(Run *run, const Member *m)
 static void
 keep_rows(Run *run, List *list)
 {
-	PlanRow    *rows = palloc(sizeof(PlanRow) * (list_length(list) + 1));
-	int			i;
+	PlanRow *rows = palloc(sizeof(PlanRow) * (list_length(list) + 1));
+	int i;
 
 	for (i = 0; i < list_length(list); i++)
 		rows[i] = *(PlanRow *) list_nth(list, i);
@@ -128,12 +128,12 @@ keep_rows(Run *run, List *list)
 void
 plan_batch(Run *run, Batch *batch)
 {
-	List	   *list = NIL;
-	int			i;
+	List *list = NIL;
+	int i;
 
 	for (i = 0; i < batch->n; i++)
 	{
-		Member	   *m = &batch->members[i];
+		Member *m = &batch->members[i];
 
 		plan_member(run, m, &list);
 		count_failures(run, m);
@@ -148,13 +148,13 @@ plan_batch(Run *run, Batch *batch)
 void
 plan_staged_failures(Run *run)
 {
-	char	   *after = "";
-	List	   *entries;
-	ListCell   *lc;
+	char *after = "";
+	List *entries;
+	ListCell *lc;
 
 	for (;;)
 	{
-		List	   *list = NIL;
+		List *list = NIL;
 
 		MemoryContextReset(run->page_cxt);
 		MemoryContextSwitchTo(run->page_cxt);
@@ -163,10 +163,10 @@ plan_staged_failures(Run *run)
 		tx_commit();
 		if (entries == NIL)
 			return;
-		foreach(lc, entries)
+		foreach (lc, entries)
 		{
 			UnclosedEntry *entry = lfirst(lc);
-			Member		nobody = {.key = entry->key ? entry->key : ""};
+			Member nobody = {.key = entry->key ? entry->key : ""};
 
 			after = MemoryContextStrdup(run->cxt, entry->doc_id);
 			if (entry->decided)

@@ -33,10 +33,10 @@ static char *
 string_field(const FsDoc *doc, const char *name)
 {
 	static const Codec codec = {CODEC_TEXT, 0, NULL};
-	char	   *canon = value_decode(&codec,
-									 cJSON_GetObjectItemCaseSensitive(doc->fields,
-																	  name),
-									 NULL);
+	char *canon =
+		value_decode(&codec,
+					 cJSON_GetObjectItemCaseSensitive(doc->fields, name),
+					 NULL);
 
 	return canon == NULL ? NULL : canon_to_text(canon);
 }
@@ -50,8 +50,8 @@ entry_stamp(const FsDoc *doc, StagedEntry *entry)
 	TimestampTz at;
 
 	value = cJSON_GetObjectItemCaseSensitive(doc->fields, "created_at");
-	text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(value,
-																  "timestampValue"));
+	text = cJSON_GetStringValue(
+		cJSON_GetObjectItemCaseSensitive(value, "timestampValue"));
 	if (text == NULL)
 		text = string_field(doc, "created_at");
 	entry->stamp = doc->create_time;
@@ -67,13 +67,12 @@ entry_stamp(const FsDoc *doc, StagedEntry *entry)
 static char *
 print_json(const cJSON *tree)
 {
-	char	   *json = cJSON_PrintUnformatted(tree);
-	char	   *copy;
+	char *json = cJSON_PrintUnformatted(tree);
+	char *copy;
 
 	if (json == NULL)
 		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory")));
+				(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 	copy = pstrdup(json);
 	cJSON_free(json);
 	return copy;
@@ -90,9 +89,9 @@ usable_changes(const cJSON *fields, SyncError *err)
 	const cJSON *child;
 
 	initStringInfo(&buf);
-	cJSON_ArrayForEach(child, fields)
+	cJSON_ArrayForEach (child, fields)
 	{
-		char	   *value = canon_from_json(print_json(child), err);
+		char *value = canon_from_json(print_json(child), err);
 
 		appendStringInfoString(&buf, buf.len == 0 ? "{" : ", ");
 		escape_json(&buf, child->string);
@@ -112,7 +111,7 @@ entry_changes(const FsDoc *doc, StagedEntry *entry)
 {
 	const cJSON *value;
 	const cJSON *fields;
-	SyncError	err = {0};
+	SyncError err = {0};
 
 	entry->changes = "{}";
 	value = cJSON_GetObjectItemCaseSensitive(doc->fields, "changes");
@@ -138,7 +137,7 @@ entry_key(const FsDoc *doc, StagedEntry *entry)
 {
 	static const Codec codec = {CODEC_KENNITALA, 0, NULL};
 	const cJSON *value;
-	char	   *canon;
+	char *canon;
 
 	value = cJSON_GetObjectItemCaseSensitive(doc->fields, "docId");
 	if (value == NULL)
@@ -146,15 +145,15 @@ entry_key(const FsDoc *doc, StagedEntry *entry)
 	canon = value_decode(&codec, value, NULL);
 	entry->key = canon == NULL ? NULL : canon_to_text(canon);
 	if (entry->key == NULL)
-		entry->error = value == NULL ? "the entry names no member" :
-			"kennitala is malformed";
+		entry->error = value == NULL ? "the entry names no member"
+									 : "kennitala is malformed";
 }
 
 static void
 stage_entry(const FsDoc *doc, StagedEntry *entry)
 {
-	char	   *action = string_field(doc, "action");
-	char	   *collection = string_field(doc, "collection");
+	char *action = string_field(doc, "action");
+	char *collection = string_field(doc, "collection");
 
 	memset(entry, 0, sizeof(*entry));
 	entry->doc_id = doc->id;
@@ -163,7 +162,8 @@ stage_entry(const FsDoc *doc, StagedEntry *entry)
 	entry_changes(doc, entry);
 	entry_key(doc, entry);
 	if (collection != NULL && strcmp(collection, "members") != 0)
-		entry->error = clip_message(psprintf("unknown collection \"%s\"", collection));
+		entry->error =
+			clip_message(psprintf("unknown collection \"%s\"", collection));
 }
 
 /*
@@ -173,11 +173,10 @@ stage_entry(const FsDoc *doc, StagedEntry *entry)
 void
 pull_entries(Run *run)
 {
-	FsFilter	filters[] = {
-		{"target", "EQUAL", "{\"stringValue\":\"django\"}"},
-		{"sync_status", "EQUAL", "{\"stringValue\":\"pending\"}"}
-	};
-	FsQuery		query = {0};
+	FsFilter filters[] = {{"target", "EQUAL", "{\"stringValue\":\"django\"}"},
+						  {"sync_status", "EQUAL",
+						   "{\"stringValue\":\"pending\"}"}};
+	FsQuery query = {0};
 
 	query.collection = "sync_queue";
 	query.filters = filters;
@@ -188,10 +187,10 @@ pull_entries(Run *run)
 	while (!query.done)
 	{
 		StagedEntry *entries;
-		FsDoc	   *docs;
-		FsError		err;
-		int			n;
-		int			i;
+		FsDoc *docs;
+		FsError err;
+		int n;
+		int i;
 
 		MemoryContextReset(run->page_cxt);
 		MemoryContextSwitchTo(run->page_cxt);
@@ -219,12 +218,12 @@ pull_entries(Run *run)
 bool
 pull_scan(Run *run)
 {
-	bool		full = settings.scan == SCAN_FULL;
-	TimestampTz since = run->last_scan ? run->last_scan :
-		run->map->attached_at;
-	FsFilter	filter = {"updated_at", "GREATER_THAN", NULL};
-	FsQuery		query = {0};
-	char	   *after = NULL;
+	bool full = settings.scan == SCAN_FULL;
+	TimestampTz since =
+		run->last_scan ? run->last_scan : run->map->attached_at;
+	FsFilter filter = {"updated_at", "GREATER_THAN", NULL};
+	FsQuery query = {0};
+	char *after = NULL;
 
 	if (settings.scan == SCAN_OFF || run->opt.nonly >= 0 || run->anew)
 		return false;
@@ -242,12 +241,12 @@ pull_scan(Run *run)
 	}
 	while (!query.done)
 	{
-		FsDoc	   *docs;
-		FsError		err;
-		char	  **keys;
+		FsDoc *docs;
+		FsError err;
+		char **keys;
 		TimestampTz *times;
-		int			n;
-		int			i;
+		int n;
+		int i;
 
 		MemoryContextReset(run->page_cxt);
 		MemoryContextSwitchTo(run->page_cxt);
@@ -275,11 +274,11 @@ pull_scan(Run *run)
 static void
 read_docs(Run *run, Member **members, int n, bool old)
 {
-	char	  **ids = palloc(sizeof(char *) * (n + 1));
-	FsDoc	   *docs = palloc0(sizeof(FsDoc) * (n + 1));
+	char **ids = palloc(sizeof(char *) * (n + 1));
+	FsDoc *docs = palloc0(sizeof(FsDoc) * (n + 1));
 	TimestampTz read_time;
-	FsError		err;
-	int			i;
+	FsError err;
+	int i;
 
 	if (n == 0)
 		return;
@@ -305,15 +304,15 @@ read_docs(Run *run, Member **members, int n, bool old)
 void
 pull_documents(Run *run, Batch *batch)
 {
-	Member	  **members = palloc(sizeof(Member *) * (batch->n + 1));
-	FsDoc	   *none = palloc0(sizeof(FsDoc));
-	int			n = 0;
-	int			i;
+	Member **members = palloc(sizeof(Member *) * (batch->n + 1));
+	FsDoc *none = palloc0(sizeof(FsDoc));
+	int n = 0;
+	int i;
 
 	none->missing = true;
 	for (i = 0; i < batch->n; i++)
 	{
-		Member	   *m = &batch->members[i];
+		Member *m = &batch->members[i];
 
 		m->doc = none;
 		if (strlen(m->key) == 10 && strspn(m->key, "0123456789") == 10)
@@ -336,16 +335,16 @@ close_entries(Run *run, List *entries)
 {
 	static const char *const synced = "{\"stringValue\":\"synced\"}";
 	static const char *const failed = "{\"stringValue\":\"failed\"}";
-	FieldPath	status = {1, (char *[]) {"sync_status"}, "sync_status"};
-	FieldPath	message = {1, (char *[]) {"error_message"}, "error_message"};
-	FieldPath	synced_at = {1, (char *[]) {"synced_at"}, "synced_at"};
+	FieldPath status = {1, (char *[]){"sync_status"}, "sync_status"};
+	FieldPath message = {1, (char *[]){"error_message"}, "error_message"};
+	FieldPath synced_at = {1, (char *[]){"synced_at"}, "synced_at"};
 	const FieldPath *times[] = {&synced_at};
-	int			n = list_length(entries);
-	FsWrite    *writes = palloc0(sizeof(FsWrite) * n);
-	char	  **ids = palloc(sizeof(char *) * n);
-	bool		all;
-	int			done = 0;
-	int			i;
+	int n = list_length(entries);
+	FsWrite *writes = palloc0(sizeof(FsWrite) * n);
+	char **ids = palloc(sizeof(char *) * n);
+	bool all;
+	int done = 0;
+	int i;
 
 	for (i = 0; i < n; i++)
 	{
@@ -394,9 +393,9 @@ close_entries(Run *run, List *entries)
 void
 pull_close_entries(Run *run)
 {
-	char	   *after = "";
-	List	   *entries;
-	ListCell   *lc;
+	char *after = "";
+	List *entries;
+	ListCell *lc;
 
 	for (;;)
 	{
@@ -407,11 +406,12 @@ pull_close_entries(Run *run)
 		tx_commit();
 		if (entries == NIL)
 			return;
-		foreach(lc, entries)
+		foreach (lc, entries)
 			if (!((UnclosedEntry *) lfirst(lc))->decided)
 				run->figures.to_django_failed++;
 		close_entries(run, entries);
-		after = MemoryContextStrdup(run->cxt,
-									((UnclosedEntry *) llast(entries))->doc_id);
+		after =
+			MemoryContextStrdup(run->cxt,
+								((UnclosedEntry *) llast(entries))->doc_id);
 	}
 }

@@ -26,8 +26,8 @@ static bool
 is_ours(const Run *run, const FieldPath *path)
 {
 	const FieldPath *times[] = {&run->deleted_at, &run->last_modified,
-	&run->last_sync};
-	int			i;
+								&run->last_sync};
+	int i;
 
 	for (i = 0; i < run->map->nfields; i++)
 		if (strcmp(run->map->fields[i].path.quoted, path->quoted) == 0)
@@ -41,8 +41,10 @@ is_ours(const Run *run, const FieldPath *path)
 static void
 add_value(FsWrite *w, const FieldPath *path, const char *value)
 {
-	w->values = w->nvalues == 0 ? palloc(sizeof(FsFieldValue)) :
-		repalloc(w->values, sizeof(FsFieldValue) * (w->nvalues + 1));
+	w->values =
+		w->nvalues == 0
+			? palloc(sizeof(FsFieldValue))
+			: repalloc(w->values, sizeof(FsFieldValue) * (w->nvalues + 1));
 	w->values[w->nvalues].path = path;
 	w->values[w->nvalues++].value = value;
 }
@@ -57,13 +59,13 @@ copy_unmapped(const Run *run, FsWrite *w, const cJSON *fields,
 {
 	const cJSON *child;
 
-	cJSON_ArrayForEach(child, fields)
+	cJSON_ArrayForEach (child, fields)
 	{
 		const cJSON *map = cJSON_GetObjectItemCaseSensitive(child, "mapValue");
 		const cJSON *inner = cJSON_GetObjectItemCaseSensitive(map, "fields");
-		FieldPath  *path = palloc(sizeof(FieldPath));
+		FieldPath *path = palloc(sizeof(FieldPath));
 		StringInfoData buf;
-		char	   *json;
+		char *json;
 
 		initStringInfo(&buf);
 		appendStringInfoString(&buf, prefix);
@@ -79,8 +81,7 @@ copy_unmapped(const Run *run, FsWrite *w, const cJSON *fields,
 		json = cJSON_PrintUnformatted(child);
 		if (json == NULL)
 			ereport(ERROR,
-					(errcode(ERRCODE_OUT_OF_MEMORY),
-					 errmsg("out of memory")));
+					(errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
 		add_value(w, path, pstrdup(json));
 		cJSON_free(json);
 	}
@@ -95,7 +96,7 @@ holds_deleted_at(const Run *run, const Member *m)
 		return false;
 	value = path_find(m->doc->fields, &run->deleted_at);
 	return value != NULL &&
-		cJSON_GetObjectItemCaseSensitive(value, "nullValue") == NULL;
+		   cJSON_GetObjectItemCaseSensitive(value, "nullValue") == NULL;
 }
 
 /* The write of one member. */
@@ -103,7 +104,7 @@ static void
 build_write(Run *run, Member *m, FsWrite *w)
 {
 	const FieldPath **times = palloc(sizeof(FieldPath *) * DELETED_TIMES);
-	int			f;
+	int f;
 
 	memset(w, 0, sizeof(*w));
 	w->collection = "members";
@@ -140,9 +141,9 @@ build_write(Run *run, Member *m, FsWrite *w)
 static bool
 leave_out_longest(Run *run, Member *m)
 {
-	int			longest = -1;
-	int			n = 0;
-	int			f;
+	int longest = -1;
+	int n = 0;
+	int f;
 
 	for (f = 0; f < run->map->nfields; f++)
 	{
@@ -167,14 +168,14 @@ leave_out_longest(Run *run, Member *m)
 static bool
 send_writes(Run *run, Member **members, int n)
 {
-	Member	  **sent = palloc(sizeof(Member *) * n);
-	int			i;
+	Member **sent = palloc(sizeof(Member *) * n);
+	int i;
 
 	memcpy(sent, members, sizeof(Member *) * n);
 	while (n > 0)
 	{
-		FsWrite    *writes = palloc(sizeof(FsWrite) * n);
-		int			refused = 0;
+		FsWrite *writes = palloc(sizeof(FsWrite) * n);
+		int refused = 0;
 
 		for (i = 0; i < n; i++)
 		{
@@ -184,8 +185,9 @@ send_writes(Run *run, Member **members, int n)
 		if (!fs_write(run->fs, writes, n))
 			return false;
 		for (i = 0; i < n; i++)
-			if (writes[i].error.class == FS_ROW && !writes[i].delete &&
-				strstr(writes[i].error.message, "size") != NULL &&
+			if (writes[i].error.class == FS_ROW &&
+				!writes[i].delete &&strstr(writes[i].error.message, "size") !=
+					NULL &&
 				leave_out_longest(run, sent[i]))
 				sent[refused++] = sent[i];
 		n = refused;
@@ -199,24 +201,24 @@ send_writes(Run *run, Member **members, int n)
 static void
 settle_written(Run *run, Member *m)
 {
-	ListCell   *lc;
-	int			f;
+	ListCell *lc;
+	int f;
 
 	for (f = 0; f < run->map->nfields; f++)
 	{
-		BaseValue  *base = &m->base[f];
-		bool		push = m->result[f].action == MERGE_PUSH;
+		BaseValue *base = &m->base[f];
+		bool push = m->result[f].action == MERGE_PUSH;
 
 		base->dirty = false;
 		if (!decide_writes(run, m, f))
 			continue;
-		base->value = unconstify(char *, push ? m->inputs[f].local :
-								 m->inputs[f].remote);
+		base->value = unconstify(char *, push ? m->inputs[f].local
+											  : m->inputs[f].remote);
 		base->stamp = Max(base->stamp, m->result[f].stamp.upto);
 		base->origin = push ? ORIGIN_DJANGO : ORIGIN_FIRESTORE;
 		base->dirty = true;
 	}
-	foreach(lc, m->notes)
+	foreach (lc, m->notes)
 		((FlightNote *) lfirst(lc))->dropped = true;
 	if (!m->withheld)
 		m->doc_update_time = m->write->update_time;
@@ -239,7 +241,7 @@ drop_last_note(Member *m)
 static char *
 settle_member(Run *run, Member *m)
 {
-	int			f;
+	int f;
 
 	for (f = 0; f < run->map->nfields; f++)
 		m->base[f].dirty = false;
@@ -267,14 +269,13 @@ settle_member(Run *run, Member *m)
 
 /* Settle the queue rows of one member. */
 static int
-settle_rows(Run *run, Member *m, char *error, int64 *ids, char **errors,
-			int n)
+settle_rows(Run *run, Member *m, char *error, int64 *ids, char **errors, int n)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	if (m->again || m->withheld)
 		return n;
-	foreach(lc, m->pending)
+	foreach (lc, m->pending)
 	{
 		PendingRow *row = lfirst(lc);
 
@@ -289,9 +290,9 @@ settle_rows(Run *run, Member *m, char *error, int64 *ids, char **errors,
 /* What settle_work does. */
 typedef struct SettleWork
 {
-	Run		   *run;
-	Member	  **members;
-	int			n;
+	Run *run;
+	Member **members;
+	int n;
 } SettleWork;
 
 /* Base, notes, queue rows and change log of members that were sent. */
@@ -299,15 +300,15 @@ static void
 settle_work(void *arg)
 {
 	SettleWork *work = arg;
-	Run		   *run = work->run;
-	char	  **keys = palloc(sizeof(char *) * (work->n + 1));
-	char	  **changes = palloc(sizeof(char *) * (work->n + 1));
-	int64	   *ids;
-	char	  **errors;
-	int			max = 0;
-	int			nrows = 0;
-	int			nchanges = 0;
-	int			i;
+	Run *run = work->run;
+	char **keys = palloc(sizeof(char *) * (work->n + 1));
+	char **changes = palloc(sizeof(char *) * (work->n + 1));
+	int64 *ids;
+	char **errors;
+	int max = 0;
+	int nrows = 0;
+	int nchanges = 0;
+	int i;
 
 	for (i = 0; i < work->n; i++)
 		max += list_length(work->members[i]->pending);
@@ -315,9 +316,9 @@ settle_work(void *arg)
 	errors = palloc(sizeof(char *) * (max + 1));
 	for (i = 0; i < work->n; i++)
 	{
-		Member	   *m = work->members[i];
-		char	   *change = change_json(run, m, true);
-		char	   *error = settle_member(run, m);
+		Member *m = work->members[i];
+		char *change = change_json(run, m, true);
+		char *error = settle_member(run, m);
 
 		nrows = settle_rows(run, m, error, ids, errors, nrows);
 		if (error != NULL && m->pending == NIL && !m->gone)
@@ -338,9 +339,9 @@ settle_work(void *arg)
 static ErrorData *
 try_settle(Run *run, Member **members, int n)
 {
-	SettleWork	work = {run, members, n};
-	RunFigures	figures = run->figures;
-	ErrorData  *error = tx_guarded(settle_work, &work, true);
+	SettleWork work = {run, members, n};
+	RunFigures figures = run->figures;
+	ErrorData *error = tx_guarded(settle_work, &work, true);
 
 	if (error != NULL)
 		run->figures = figures;
@@ -354,13 +355,13 @@ try_settle(Run *run, Member **members, int n)
 static void
 settle_batch(Run *run, Member **members, int n)
 {
-	int			i;
+	int i;
 
 	if (n > 1 && try_settle(run, members, n) == NULL)
 		return;
 	for (i = 0; i < n; i++)
 	{
-		ErrorData  *error = try_settle(run, &members[i], 1);
+		ErrorData *error = try_settle(run, &members[i], 1);
 
 		if (error != NULL && !error_is_passing(error->sqlerrcode))
 			run_stuck(run, members[i], error);
@@ -374,14 +375,14 @@ settle_batch(Run *run, Member **members, int n)
 void
 push_batch(Run *run, Batch *batch)
 {
-	Member	  **members = palloc(sizeof(Member *) * (batch->n + 1));
-	FsError    *stop = NULL;
-	int			n = 0;
-	int			i;
+	Member **members = palloc(sizeof(Member *) * (batch->n + 1));
+	FsError *stop = NULL;
+	int n = 0;
+	int i;
 
 	for (i = 0; i < batch->n; i++)
 	{
-		Member	   *m = &batch->members[i];
+		Member *m = &batch->members[i];
 
 		if (m->has_push && !m->again)
 			members[n++] = m;

@@ -23,7 +23,7 @@ static void
 on_queue(const Mapping *map, SqlScope *scope, const char *format, int nargs,
 		 Oid *types, Datum *values, const char *nulls)
 {
-	char	   *query = psprintf(format, map->queue_table);
+	char *query = psprintf(format, map->queue_table);
 
 	sql_enter(scope, map->owner);
 	sql_run(query, nargs, types, values, nulls, false, 0);
@@ -32,8 +32,8 @@ on_queue(const Mapping *map, SqlScope *scope, const char *format, int nargs,
 static Datum
 keys_of(Member **members, int n)
 {
-	char	  **keys = palloc(sizeof(char *) * (n + 1));
-	int			i;
+	char **keys = palloc(sizeof(char *) * (n + 1));
+	int i;
 
 	for (i = 0; i < n; i++)
 		keys[i] = members[i]->key;
@@ -44,15 +44,15 @@ List *
 queue_pending_keys(const Mapping *map, const char *after, int limit,
 				   MemoryContext cxt)
 {
-	Oid			types[] = {TEXTOID, INT8OID};
-	Datum		values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
-	char	   *query = psprintf("SELECT DISTINCT ssn::text COLLATE \"C\" FROM %s "
-								 "WHERE sync_status = 'pending' "
-								 "AND ssn::text COLLATE \"C\" %s $1 "
-								 "ORDER BY 1 LIMIT $2", map->queue_table,
-								 after ? ">" : ">=");
-	SqlScope	scope;
-	List	   *list;
+	Oid types[] = {TEXTOID, INT8OID};
+	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
+	char *query = psprintf("SELECT DISTINCT ssn::text COLLATE \"C\" FROM %s "
+						   "WHERE sync_status = 'pending' "
+						   "AND ssn::text COLLATE \"C\" %s $1 "
+						   "ORDER BY 1 LIMIT $2",
+						   map->queue_table, after ? ">" : ">=");
+	SqlScope scope;
+	List *list;
 
 	sql_enter(&scope, map->owner);
 	sql_run_by_index(query, 2, types, values, NULL, false, 0);
@@ -68,22 +68,22 @@ queue_pending_keys(const Mapping *map, const char *after, int limit,
 static Bitmapset *
 named_fields(const Mapping *map, int i, int column, char **suspended)
 {
-	Bitmapset  *fields = NULL;
-	bool		isnull;
-	Datum		array;
-	Datum	   *names;
-	int			nnames;
-	int			j;
+	Bitmapset *fields = NULL;
+	bool isnull;
+	Datum array;
+	Datum *names;
+	int nnames;
+	int j;
 
-	array = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-						  column, &isnull);
+	array = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, column,
+						  &isnull);
 	if (isnull)
 		return NULL;
 	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
 					  TYPALIGN_INT, &names, NULL, &nnames);
 	for (j = 0; j < nnames; j++)
 	{
-		int			f = mapping_find(map, TextDatumGetCString(names[j]));
+		int f = mapping_find(map, TextDatumGetCString(names[j]));
 
 		if (f < 0)
 			continue;
@@ -98,10 +98,10 @@ void
 queue_read_pending(const Mapping *map, Member **members, int n,
 				   MemoryContext cxt)
 {
-	Oid			types[] = {TEXTARRAYOID};
-	Datum		values[] = {keys_of(members, n)};
-	SqlScope	scope;
-	uint64		i;
+	Oid types[] = {TEXTARRAYOID};
+	Datum values[] = {keys_of(members, n)};
+	SqlScope scope;
+	uint64 i;
 
 	on_queue(map, &scope,
 			 "SELECT k.n, q.id::int8, coalesce(q.action::text, 'update'), "
@@ -110,14 +110,16 @@ queue_read_pending(const Mapping *map, Member **members, int n,
 			 "ARRAY(SELECT jsonb_object_keys(q.fields_changed)) END, "
 			 "CASE WHEN q.action = 'delete' "
 			 "AND jsonb_typeof(q.fields_changed) = 'object' THEN "
-			 "(SELECT e.value FROM jsonb_each_text(q.fields_changed) e LIMIT 1) END "
+			 "(SELECT e.value FROM jsonb_each_text(q.fields_changed) e LIMIT "
+			 "1) END "
 			 "FROM unnest($1) WITH ORDINALITY k(key, n) "
 			 "JOIN %s q ON q.ssn::text COLLATE \"C\" = k.key "
 			 "AND q.sync_status = 'pending' "
-			 "ORDER BY k.n, q.created_at, q.id", 1, types, values, NULL);
+			 "ORDER BY k.n, q.created_at, q.id",
+			 1, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		Member	   *m = members[sql_get_int8(i, 1) - 1];
+		Member *m = members[sql_get_int8(i, 1) - 1];
 		MemoryContext old = MemoryContextSwitchTo(cxt);
 		PendingRow *row = palloc0(sizeof(PendingRow));
 
@@ -138,29 +140,29 @@ void
 queue_read_history(const Mapping *map, Member **members, int n,
 				   MemoryContext cxt)
 {
-	Oid			types[] = {TEXTARRAYOID};
-	Datum		values[] = {keys_of(members, n)};
-	SqlScope	scope;
-	uint64		i;
+	Oid types[] = {TEXTARRAYOID};
+	Datum values[] = {keys_of(members, n)};
+	SqlScope scope;
+	uint64 i;
 
 	for (i = 0; i < (uint64) n; i++)
 		members[i]->history =
 			MemoryContextAllocZero(cxt, sizeof(TimestampTz) * map->nfields);
-	on_queue(map, &scope,
-			 "SELECT k.n, f.name, max(q.created_at) "
-			 "FROM unnest($1) WITH ORDINALITY k(key, n) "
-			 "JOIN %s q ON q.ssn = k.key, "
-			 "jsonb_object_keys(CASE "
-			 "WHEN jsonb_typeof(q.fields_changed) = 'object' "
-			 "THEN q.fields_changed ELSE '{}' END) f(name) "
-			 "WHERE q.action <> 'create' OR q.fields_changed -> f.name <> 'null' "
-			 "GROUP BY 1, 2",
-			 1, types, values, NULL);
+	on_queue(
+		map, &scope,
+		"SELECT k.n, f.name, max(q.created_at) "
+		"FROM unnest($1) WITH ORDINALITY k(key, n) "
+		"JOIN %s q ON q.ssn = k.key, "
+		"jsonb_object_keys(CASE "
+		"WHEN jsonb_typeof(q.fields_changed) = 'object' "
+		"THEN q.fields_changed ELSE '{}' END) f(name) "
+		"WHERE q.action <> 'create' OR q.fields_changed -> f.name <> 'null' "
+		"GROUP BY 1, 2",
+		1, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		Member	   *m = members[sql_get_int8(i, 1) - 1];
-		int			f = mapping_find(map,
-									 sql_get_text(i, 2, CurrentMemoryContext));
+		Member *m = members[sql_get_int8(i, 1) - 1];
+		int f = mapping_find(map, sql_get_text(i, 2, CurrentMemoryContext));
 
 		if (f >= 0)
 			m->history[f] = sql_get_time(i, 3);
@@ -176,22 +178,23 @@ void
 queue_read_moves(const Mapping *map, Member **members, int n,
 				 MemoryContext cxt)
 {
-	Oid			types[] = {TEXTARRAYOID};
-	Datum		values[] = {keys_of(members, n)};
-	SqlScope	scope;
-	uint64		i;
+	Oid types[] = {TEXTARRAYOID};
+	Datum values[] = {keys_of(members, n)};
+	SqlScope scope;
+	uint64 i;
 
-	on_queue(map, &scope,
-			 "SELECT k.n, d.ssn::text "
-			 "FROM unnest($1) WITH ORDINALITY k(key, n), LATERAL "
-			 "(SELECT o.ssn FROM %1$s c JOIN %1$s o ON o.member_id = c.member_id "
-			 "WHERE c.ssn::text COLLATE \"C\" = k.key AND c.action = 'create' "
-			 "AND c.sync_status = 'pending' AND o.action = 'delete' "
-			 "AND EXISTS (SELECT FROM jsonb_each_text(CASE "
-			 "WHEN jsonb_typeof(o.fields_changed) = 'object' "
-			 "THEN o.fields_changed ELSE '{}' END) e "
-			 "WHERE e.value = k.key) ORDER BY o.created_at DESC LIMIT 1) d",
-			 1, types, values, NULL);
+	on_queue(
+		map, &scope,
+		"SELECT k.n, d.ssn::text "
+		"FROM unnest($1) WITH ORDINALITY k(key, n), LATERAL "
+		"(SELECT o.ssn FROM %1$s c JOIN %1$s o ON o.member_id = c.member_id "
+		"WHERE c.ssn::text COLLATE \"C\" = k.key AND c.action = 'create' "
+		"AND c.sync_status = 'pending' AND o.action = 'delete' "
+		"AND EXISTS (SELECT FROM jsonb_each_text(CASE "
+		"WHEN jsonb_typeof(o.fields_changed) = 'object' "
+		"THEN o.fields_changed ELSE '{}' END) e "
+		"WHERE e.value = k.key) ORDER BY o.created_at DESC LIMIT 1) d",
+		1, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
 		members[sql_get_int8(i, 1) - 1]->moved_from = sql_get_text(i, 2, cxt);
 	sql_leave(&scope);
@@ -200,48 +203,51 @@ queue_read_moves(const Mapping *map, Member **members, int n,
 void
 queue_settle(const Mapping *map, int64 *ids, char **errors, int n)
 {
-	Oid			types[] = {INT8ARRAYOID, TEXTARRAYOID};
-	Datum		values[] = {sql_int8_array(ids, n), sql_text_array(errors, n)};
-	SqlScope	scope;
+	Oid types[] = {INT8ARRAYOID, TEXTARRAYOID};
+	Datum values[] = {sql_int8_array(ids, n), sql_text_array(errors, n)};
+	SqlScope scope;
 
 	if (n == 0)
 		return;
-	on_queue(map, &scope,
-			 "UPDATE %s q SET "
-			 "sync_status = CASE WHEN u.error IS NULL THEN 'synced' ELSE 'failed' END, "
-			 "synced_at = CASE WHEN u.error IS NULL THEN clock_timestamp() END, "
-			 "error_message = coalesce(u.error, ''), "
-			 "retry_count = q.retry_count + CASE WHEN u.error IS NULL THEN 0 ELSE 1 END "
-			 "FROM unnest($1, $2) u(id, error) "
-			 "WHERE q.id = u.id AND q.sync_status = 'pending'",
-			 2, types, values, NULL);
+	on_queue(
+		map, &scope,
+		"UPDATE %s q SET "
+		"sync_status = CASE WHEN u.error IS NULL THEN 'synced' ELSE 'failed' "
+		"END, "
+		"synced_at = CASE WHEN u.error IS NULL THEN clock_timestamp() END, "
+		"error_message = coalesce(u.error, ''), "
+		"retry_count = q.retry_count + CASE WHEN u.error IS NULL THEN 0 ELSE "
+		"1 END "
+		"FROM unnest($1, $2) u(id, error) "
+		"WHERE q.id = u.id AND q.sync_status = 'pending'",
+		2, types, values, NULL);
 	sql_leave(&scope);
 }
 
 void
 queue_add_failed(const Mapping *map, const Member *m, const char *error)
 {
-	Oid			types[] = {map->id_typid, TEXTOID, TEXTOID};
-	Datum		values[] = {m->id, sql_text(m->key),
-	sql_text(clip_message(error))};
-	char		nulls[] = {m->nrows > 0 ? ' ' : 'n', ' ', ' ', '\0'};
-	SqlScope	scope;
+	Oid types[] = {map->id_typid, TEXTOID, TEXTOID};
+	Datum values[] = {m->id, sql_text(m->key), sql_text(clip_message(error))};
+	char nulls[] = {m->nrows > 0 ? ' ' : 'n', ' ', ' ', '\0'};
+	SqlScope scope;
 
-	on_queue(map, &scope,
-			 "INSERT INTO %1$s (member_id, ssn, action, fields_changed, "
-			 "created_at, sync_status, error_message, retry_count) "
-			 "SELECT $1, $2, 'update', '{}', clock_timestamp(), 'failed', $3, 1 "
-			 "WHERE NOT EXISTS (SELECT FROM %1$s WHERE ssn = $2 "
-			 "AND sync_status = 'failed' AND error_message = $3)",
-			 3, types, values, nulls);
+	on_queue(
+		map, &scope,
+		"INSERT INTO %1$s (member_id, ssn, action, fields_changed, "
+		"created_at, sync_status, error_message, retry_count) "
+		"SELECT $1, $2, 'update', '{}', clock_timestamp(), 'failed', $3, 1 "
+		"WHERE NOT EXISTS (SELECT FROM %1$s WHERE ssn = $2 "
+		"AND sync_status = 'failed' AND error_message = $3)",
+		3, types, values, nulls);
 	sql_leave(&scope);
 }
 
 int64
 queue_count_deletes(const Mapping *map)
 {
-	SqlScope	scope;
-	int64		count;
+	SqlScope scope;
+	int64 count;
 
 	on_queue(map, &scope,
 			 "SELECT count(DISTINCT ssn) FROM %s q "

@@ -45,4 +45,4 @@ extern void queue_add_failed(const Mapping *map, const Member *m,
 /* Distinct keys with a pending delete that is not a change of the key. */
 extern int64 queue_count_deletes(const Mapping *map);
 
-#endif							/* EKKSYNC_QUEUE_H */
+#endif /* EKKSYNC_QUEUE_H */

@@ -20,15 +20,15 @@
 #include "sqlvalue.h"
 
 /* Columns of the reading query before the fields. */
-#define READ_POSITION	1
-#define READ_ID			2
-#define READ_FIRST		3
+#define READ_POSITION 1
+#define READ_ID 2
+#define READ_FIRST 3
 
 /* Number of the join that brings a field's relation, 0: the member table. */
 static int
 join_number(const Mapping *map, int f)
 {
-	int			g;
+	int g;
 
 	if (map->fields[f].relid == map->member_relid)
 		return 0;
@@ -52,14 +52,14 @@ read_query(const Mapping *map)
 	StringInfoData cols;
 	StringInfoData joins;
 	const char *id = quote_identifier(map->id_column);
-	int			f;
+	int f;
 
 	initStringInfo(&cols);
 	initStringInfo(&joins);
 	for (f = 0; f < map->nfields; f++)
 	{
 		const Field *field = &map->fields[f];
-		int			join;
+		int join;
 
 		if (field->problem != NULL || strcmp(field->name, MAPPING_STATUS) == 0)
 			appendStringInfoString(&cols, ", NULL, false");
@@ -81,36 +81,34 @@ read_query(const Mapping *map)
 								 quote_identifier(field->link), id, join);
 		}
 	}
-	return psprintf("SELECT k.n, m.%s%s FROM unnest($1) WITH ORDINALITY "
-					"k(key, n) JOIN (SELECT * FROM %s WHERE %s = ANY ($1)%s%s%s) m "
-					"ON m.%s = k.key%s",
-					id, cols.data, map->member_table,
-					quote_identifier(map->key_column),
-					map->filter ? " AND (" : "",
-					map->filter ? map->filter : "",
-					map->filter ? ")" : "",
-					quote_identifier(map->key_column), joins.data);
+	return psprintf(
+		"SELECT k.n, m.%s%s FROM unnest($1) WITH ORDINALITY "
+		"k(key, n) JOIN (SELECT * FROM %s WHERE %s = ANY ($1)%s%s%s) m "
+		"ON m.%s = k.key%s",
+		id, cols.data, map->member_table, quote_identifier(map->key_column),
+		map->filter ? " AND (" : "", map->filter ? map->filter : "",
+		map->filter ? ")" : "", quote_identifier(map->key_column), joins.data);
 }
 
 /* One row of the reading query goes to its member. */
 static void
 read_row(const Mapping *map, Member *m, int i, MemoryContext cxt)
 {
-	HeapTuple	tuple = SPI_tuptable->vals[i];
-	TupleDesc	desc = SPI_tuptable->tupdesc;
+	HeapTuple tuple = SPI_tuptable->vals[i];
+	TupleDesc desc = SPI_tuptable->tupdesc;
 	MemoryContext old = MemoryContextSwitchTo(cxt);
-	bool		isnull;
-	Datum		id;
-	int			f;
+	bool isnull;
+	Datum id;
+	int f;
 
 	id = SPI_getbinval(tuple, desc, READ_ID, &isnull);
-	m->id = datumCopy(id, get_typbyval(map->id_typid),
-					  get_typlen(map->id_typid));
+	m->id =
+		datumCopy(id, get_typbyval(map->id_typid), get_typlen(map->id_typid));
 	for (f = 0; f < map->nfields; f++)
 	{
 		const Field *field = &map->fields[f];
-		SyncError	err = {0};
-		Datum		value;
+		SyncError err = {0};
+		Datum value;
 
 		if (field->problem != NULL)
 		{
@@ -124,8 +122,9 @@ read_row(const Mapping *map, Member *m, int i, MemoryContext cxt)
 		}
 		value = SPI_getbinval(tuple, desc, READ_FIRST + 2 * f, &isnull);
 		m->local[f] = value_from_datum(&field->codec, value, isnull,
-									   field->compute ? field->compute_type :
-									   field->typid, &err);
+									   field->compute ? field->compute_type
+													  : field->typid,
+									   &err);
 		if (m->local[f] == NULL)
 			m->local_error[f] = err.message;
 		value = SPI_getbinval(tuple, desc, READ_FIRST + 2 * f + 1, &isnull);
@@ -140,15 +139,17 @@ clear_local(const Mapping *map, Member *m, MemoryContext cxt)
 {
 	m->nrows = 0;
 	m->local = MemoryContextAllocZero(cxt, sizeof(char *) * map->nfields);
-	m->local_error = MemoryContextAllocZero(cxt, sizeof(char *) * map->nfields);
-	m->related_missing = MemoryContextAllocZero(cxt, sizeof(bool) * map->nfields);
+	m->local_error =
+		MemoryContextAllocZero(cxt, sizeof(char *) * map->nfields);
+	m->related_missing =
+		MemoryContextAllocZero(cxt, sizeof(bool) * map->nfields);
 }
 
 /* Is the field the first one written to its relation? */
 static bool
 is_first_of_relation(const Mapping *map, int f)
 {
-	int			g;
+	int g;
 
 	for (g = 0; g < f; g++)
 		if (map->fields[g].problem == NULL && !map->fields[g].push_only &&
@@ -163,10 +164,11 @@ lock_rows(const Mapping *map, Oid *types, Datum *values)
 {
 	const char *id = quote_identifier(map->id_column);
 	const char *key = quote_identifier(map->key_column);
-	int			f;
+	int f;
 
 	sql_run(psprintf("SELECT FROM %s WHERE %s = ANY ($1) ORDER BY %s "
-					 "FOR NO KEY UPDATE", map->member_table, key, id),
+					 "FOR NO KEY UPDATE",
+					 map->member_table, key, id),
 			1, types, values, NULL, false, 0);
 	for (f = 0; f < map->nfields; f++)
 	{
@@ -188,11 +190,11 @@ void
 rows_read(const Mapping *map, Member **members, int n, bool lock,
 		  MemoryContext cxt)
 {
-	Oid			types[] = {TEXTARRAYOID};
-	char	  **keys = palloc(sizeof(char *) * (n + 1));
-	Datum		values[1];
-	SqlScope	scope;
-	uint64		i;
+	Oid types[] = {TEXTARRAYOID};
+	char **keys = palloc(sizeof(char *) * (n + 1));
+	Datum values[1];
+	SqlScope scope;
+	uint64 i;
 
 	for (i = 0; i < (uint64) n; i++)
 	{
@@ -206,7 +208,7 @@ rows_read(const Mapping *map, Member **members, int n, bool lock,
 	sql_run(read_query(map), 1, types, values, NULL, false, 0);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		Member	   *m = members[sql_get_int8(i, READ_POSITION) - 1];
+		Member *m = members[sql_get_int8(i, READ_POSITION) - 1];
 
 		if (m->nrows++ == 0)
 			read_row(map, m, i, cxt);
@@ -217,8 +219,8 @@ rows_read(const Mapping *map, Member **members, int n, bool lock,
 int64
 rows_count(const Mapping *map)
 {
-	SqlScope	scope;
-	int64		count;
+	SqlScope scope;
+	int64 count;
 
 	sql_enter(&scope, map->owner);
 	sql_run(psprintf("SELECT count(*) FROM %s%s%s", map->member_table,
@@ -235,12 +237,12 @@ rows_count(const Mapping *map)
 /* Parameters of a statement that writes one row. */
 typedef struct RowWrite
 {
-	int			n;
-	Oid		   *types;
-	Datum	   *values;
-	char	   *nulls;
-	StringInfoData first;		/* SET list, or column list */
-	StringInfoData second;		/* VALUES list */
+	int n;
+	Oid *types;
+	Datum *values;
+	char *nulls;
+	StringInfoData first;  /* SET list, or column list */
+	StringInfoData second; /* VALUES list */
 } RowWrite;
 
 static void
@@ -266,14 +268,13 @@ row_write_add(RowWrite *w, Oid type, Datum value, bool isnull)
 static Datum
 field_datum(const Field *field, const char *canon, bool *isnull)
 {
-	SyncError	err = {0};
-	Datum		value;
+	SyncError err = {0};
+	Datum value;
 
 	if (!value_to_datum(&field->codec, canon, field->typid, field->typmod,
 						field->notnull, &value, isnull, &err))
-		ereport(ERROR,
-				(errcode(err.sqlstate),
-				 errmsg("field \"%s\": %s", field->name, err.message)));
+		ereport(ERROR, (errcode(err.sqlstate),
+						errmsg("field \"%s\": %s", field->name, err.message)));
 	return value;
 }
 
@@ -282,16 +283,16 @@ static void
 update_relation(const Mapping *map, const Member *m, const int *fields,
 				char **values, int nfields, Oid relid)
 {
-	RowWrite	w;
+	RowWrite w;
 	const Field *first = NULL;
-	int			i;
+	int i;
 
 	row_write_init(&w, nfields + 1);
 	for (i = 0; i < nfields; i++)
 	{
 		const Field *field = &map->fields[fields[i]];
-		bool		isnull;
-		Datum		value;
+		bool isnull;
+		Datum value;
 
 		if (field->relid != relid)
 			continue;
@@ -302,15 +303,15 @@ update_relation(const Mapping *map, const Member *m, const int *fields,
 		row_write_add(&w, getBaseType(field->typid), value, isnull);
 	}
 	row_write_add(&w, map->id_typid, m->id, false);
-	sql_run(psprintf("UPDATE %s SET %s WHERE %s OPERATOR(pg_catalog.=) $%d", first->relation,
-					 w.first.data,
-					 quote_identifier(first->link ? first->link :
-									  map->id_column), w.n),
+	sql_run(psprintf("UPDATE %s SET %s WHERE %s OPERATOR(pg_catalog.=) $%d",
+					 first->relation, w.first.data,
+					 quote_identifier(first->link ? first->link
+												  : map->id_column),
+					 w.n),
 			w.n, w.types, w.values, w.nulls, false, 0);
 	if (SPI_processed == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not update a row that has gone")));
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("could not update a row that has gone")));
 }
 
 /* INSERT the related row that a member does not have yet. */
@@ -318,18 +319,18 @@ static void
 insert_relation(const Mapping *map, const Member *m, const int *fields,
 				char **values, int nfields, Oid relid)
 {
-	RowWrite	w;
+	RowWrite w;
 	const Field *first = NULL;
-	int			f;
-	int			i;
+	int f;
+	int i;
 
 	row_write_init(&w, map->nfields + 1);
 	for (f = 0; f < map->nfields; f++)
 	{
 		const Field *field = &map->fields[f];
 		const char *canon = CANON_NULL;
-		bool		isnull;
-		Datum		value;
+		bool isnull;
+		Datum value;
 
 		if (field->relid != relid || field->problem != NULL)
 			continue;
@@ -356,9 +357,9 @@ static void
 call_apply(const Mapping *map, const Member *m, const Field *field,
 		   const char *canon)
 {
-	Oid			types[] = {map->id_typid, JSONBOID};
-	Datum		values[] = {m->id, DirectFunctionCall1(jsonb_in,
-													   CStringGetDatum(canon))};
+	Oid types[] = {map->id_typid, JSONBOID};
+	Datum values[] = {m->id,
+					  DirectFunctionCall1(jsonb_in, CStringGetDatum(canon))};
 
 	sql_run(psprintf("SELECT %s($1, $2)", field->apply), 2, types, values,
 			NULL, false, 0);
@@ -367,7 +368,7 @@ call_apply(const Mapping *map, const Member *m, const Field *field,
 static bool
 relation_done(const Mapping *map, const int *fields, int i)
 {
-	int			j;
+	int j;
 
 	for (j = 0; j < i; j++)
 		if (map->fields[fields[j]].relid == map->fields[fields[i]].relid)
@@ -383,8 +384,8 @@ void
 rows_write(const Mapping *map, Member *m, const int *fields, char **values,
 		   int nfields)
 {
-	SqlScope	scope;
-	int			i;
+	SqlScope scope;
+	int i;
 
 	sql_enter_bare(&scope, map->owner);
 	for (i = 0; i < nfields; i++)
@@ -408,19 +409,19 @@ rows_write(const Mapping *map, Member *m, const int *fields, char **values,
 int64
 rows_missing(const Mapping *map, char **keys, int n)
 {
-	Oid			types[] = {TEXTARRAYOID};
-	Datum		values[] = {sql_text_array(keys, n)};
-	SqlScope	scope;
-	int64		count;
+	Oid types[] = {TEXTARRAYOID};
+	Datum values[] = {sql_text_array(keys, n)};
+	SqlScope scope;
+	int64 count;
 
 	sql_enter(&scope, map->owner);
-	sql_run(psprintf("SELECT count(*) FROM unnest($1) k(key) WHERE NOT EXISTS "
-					 "(SELECT FROM (SELECT * FROM %s%s%s) m WHERE m.%s = k.key)",
-					 map->member_table,
-					 map->filter ? " WHERE " : "",
-					 map->filter ? map->filter : "",
-					 quote_identifier(map->key_column)),
-			1, types, values, NULL, false, 0);
+	sql_run(
+		psprintf("SELECT count(*) FROM unnest($1) k(key) WHERE NOT EXISTS "
+				 "(SELECT FROM (SELECT * FROM %s%s%s) m WHERE m.%s = k.key)",
+				 map->member_table, map->filter ? " WHERE " : "",
+				 map->filter ? map->filter : "",
+				 quote_identifier(map->key_column)),
+		1, types, values, NULL, false, 0);
 	count = sql_get_int8(0, 1);
 	sql_leave(&scope);
 	return count;

@@ -32,4 +32,4 @@ extern int64 rows_count(const Mapping *map);
 /* How many of n keys have no row in scope. */
 extern int64 rows_missing(const Mapping *map, char **keys, int n);
 
-#endif							/* EKKSYNC_ROWS_H */
+#endif /* EKKSYNC_ROWS_H */

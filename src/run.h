@@ -20,83 +20,83 @@
 /* What a caller asks of a run. */
 typedef struct RunOptions
 {
-	bool		push;			/* direction includes Firestore */
-	bool		pull;			/* direction includes Django */
-	bool		dry_run;
-	bool		force;			/* let the mass guard pass */
-	int			nonly;			/* only these members, -1: all */
-	char	  **only;
+	bool push; /* direction includes Firestore */
+	bool pull; /* direction includes Django */
+	bool dry_run;
+	bool force; /* let the mass guard pass */
+	int nonly;	/* only these members, -1: all */
+	char **only;
 } RunOptions;
 
 /* Figures of a run, as kept in ekksync.run. */
 typedef struct RunFigures
 {
-	int64		to_firestore;	/* members written there */
-	int64		to_firestore_failed;
-	int64		to_django;
-	int64		to_django_failed;
-	int64		conflicts;
+	int64 to_firestore; /* members written there */
+	int64 to_firestore_failed;
+	int64 to_django;
+	int64 to_django_failed;
+	int64 conflicts;
 } RunFigures;
 
 typedef struct Run
 {
-	MemoryContext cxt;			/* of the run */
-	MemoryContext page_cxt;		/* of a page of members, reset often */
-	RunOptions	opt;
-	Mapping    *map;
-	FsClient   *fs;
-	int64		id;
-	char	   *token;			/* of the fence */
-	char	   *log_id;			/* of the sync_logs document */
+	MemoryContext cxt;		/* of the run */
+	MemoryContext page_cxt; /* of a page of members, reset often */
+	RunOptions opt;
+	Mapping *map;
+	FsClient *fs;
+	int64 id;
+	char *token;  /* of the fence */
+	char *log_id; /* of the sync_logs document */
 	TimestampTz started_at;
-	TimestampTz last_scan;		/* 0: never */
-	int			nmask;			/* paths read from member documents */
+	TimestampTz last_scan; /* 0: never */
+	int nmask;			   /* paths read from member documents */
 	const FieldPath **mask;
-	FieldPath	deleted_at;
-	FieldPath	last_modified;
-	FieldPath	last_sync;
-	RunFigures	figures;
-	int64		recreates;		/* documents that had gone, of members so far */
-	bool		anew;			/* a dry run on another project: as if nothing
+	FieldPath deleted_at;
+	FieldPath last_modified;
+	FieldPath last_sync;
+	RunFigures figures;
+	int64 recreates;   /* documents that had gone, of members so far */
+	bool anew;		   /* a dry run on another project: as if nothing
 								 * had been synced */
-	int64		peak_memory;	/* kB */
-	bool		logged;			/* the sync_logs document is there */
-	int64		stuck;			/* members that could not be recorded */
-	char	   *stuck_error;	/* why the last of them */
+	int64 peak_memory; /* kB */
+	bool logged;	   /* the sync_logs document is there */
+	int64 stuck;	   /* members that could not be recorded */
+	char *stuck_error; /* why the last of them */
 } Run;
 
 /* The value that both sides last agreed on. */
 typedef struct BaseValue
 {
-	char	   *value;			/* canonical; NULL: never agreed */
-	TimestampTz stamp;			/* of the write that made it */
+	char *value;	   /* canonical; NULL: never agreed */
+	TimestampTz stamp; /* of the write that made it */
 	MergeOrigin origin;
-	bool		dirty;			/* to be written back */
+	bool dirty; /* to be written back */
 } BaseValue;
 
 /* What an earlier request may have written, or may still write. */
 typedef struct FlightNote
 {
-	int64		run;
-	TimestampTz at;				/* when it was noted; 0: it is being noted */
-	bool		has_pre;		/* false: the document was to be created */
-	TimestampTz pre;			/* document updateTime it was sent against */
-	int			nvalues;
-	int		   *fields;			/* indexes into the mapping */
-	char	  **values;			/* canonical */
+	int64 run;
+	TimestampTz at;	 /* when it was noted; 0: it is being noted */
+	bool has_pre;	 /* false: the document was to be created */
+	TimestampTz pre; /* document updateTime it was sent against */
+	int nvalues;
+	int *fields;   /* indexes into the mapping */
+	char **values; /* canonical */
 	TimestampTz *stamps;
-	bool		dropped;		/* settled, or overtaken */
+	bool dropped; /* settled, or overtaken */
 } FlightNote;
 
 /* A pending row of the queue. */
 typedef struct PendingRow
 {
-	int64		id;
-	char	   *action;
+	int64 id;
+	char *action;
 	TimestampTz stamp;
-	Bitmapset  *fields;			/* mapped fields it names; NULL: all */
-	char	   *moved_to;		/* a delete by a changed key: the new key */
-	char	   *error;			/* why it cannot be synced, NULL if it can */
+	Bitmapset *fields; /* mapped fields it names; NULL: all */
+	char *moved_to;	   /* a delete by a changed key: the new key */
+	char *error;	   /* why it cannot be synced, NULL if it can */
 } PendingRow;
 
 typedef enum EntryOutcome
@@ -112,89 +112,90 @@ typedef enum EntryOutcome
 /* One path of an entry. */
 typedef struct EntryChange
 {
-	int			field;			/* index into the mapping, -1 (with an error): of
+	int field; /* index into the mapping, -1 (with an error): of
 								 * no field */
 	const char *path;
-	char	   *value;			/* canonical, NULL when error is set */
-	char	   *error;
+	char *value; /* canonical, NULL when error is set */
+	char *error;
 } EntryChange;
 
 /* A queue document of Firestore, staged. */
 typedef struct Entry
 {
-	char	   *doc_id;
-	char	   *action;
-	TimestampTz stamp;			/* effective time */
-	cJSON	   *changes;		/* path -> Value */
-	List	   *parsed;			/* EntryChange */
+	char *doc_id;
+	char *action;
+	TimestampTz stamp; /* effective time */
+	cJSON *changes;	   /* path -> Value */
+	List *parsed;	   /* EntryChange */
 	EntryOutcome outcome;
-	char	   *message;		/* error, or note on a synced one */
+	char *message; /* error, or note on a synced one */
 } Entry;
 
 typedef struct Member
 {
-	char	   *key;
+	char *key;
 
 	/* as kept by us */
-	bool		known;
-	bool		first_contact;
-	TimestampTz doc_update_time;	/* 0: never seen */
-	TimestampTz tombstone;		/* 0: none */
-	BaseValue  *base;			/* by field */
-	List	   *notes;			/* FlightNote, oldest first */
-	List	   *pushed;			/* PushedValue, for late echoes */
+	bool known;
+	bool first_contact;
+	TimestampTz doc_update_time; /* 0: never seen */
+	TimestampTz tombstone;		 /* 0: none */
+	BaseValue *base;			 /* by field */
+	List *notes;				 /* FlightNote, oldest first */
+	List *pushed;				 /* PushedValue, for late echoes */
 
 	/* PostgreSQL */
-	int			nrows;			/* rows with this key; usable if 1 */
-	Datum		id;				/* of the row, by the mapping's id type */
-	char	  **local;			/* canonical by field; NULL: unreadable */
-	char	  **local_error;
-	bool	   *related_missing;	/* by field: its related row does not exist */
-	List	   *pending;		/* PendingRow, oldest first */
-	TimestampTz *history;		/* by field: last queue row naming it, for "newest" */
-	char	   *moved_from;		/* old key, for a document to be created */
-	char	   *unreadable;		/* its rows cannot be read: why */
+	int nrows;	  /* rows with this key; usable if 1 */
+	Datum id;	  /* of the row, by the mapping's id type */
+	char **local; /* canonical by field; NULL: unreadable */
+	char **local_error;
+	bool *related_missing; /* by field: its related row does not exist */
+	List *pending;		   /* PendingRow, oldest first */
+	TimestampTz
+		*history;	  /* by field: last queue row naming it, for "newest" */
+	char *moved_from; /* old key, for a document to be created */
+	char *unreadable; /* its rows cannot be read: why */
 
 	/* Firestore */
-	FsDoc	   *doc;
-	FsDoc	   *old_doc;		/* of moved_from */
-	char	  **remote;			/* canonical by field; NULL: unreadable */
-	char	  **remote_error;
-	char	  **remote_plain;	/* the unreadable value as JSON, if it has one */
-	bool	   *remote_missing;
-	List	   *entries;		/* Entry, by stamp */
+	FsDoc *doc;
+	FsDoc *old_doc; /* of moved_from */
+	char **remote;	/* canonical by field; NULL: unreadable */
+	char **remote_error;
+	char **remote_plain; /* the unreadable value as JSON, if it has one */
+	bool *remote_missing;
+	List *entries; /* Entry, by stamp */
 
 	/* decision */
-	MergeInput *inputs;			/* by field, as decided on */
-	MergeResult *result;		/* by field */
-	bool	   *enqueued;		/* by field: R is an entry's, the document lacks it */
-	char	  **field_error;	/* by field: cannot be pushed */
-	char	  **encoded;		/* by field to be pushed: its Value as JSON */
-	char	  **refused;		/* by field: PostgreSQL refuses what would be
+	MergeInput *inputs;	 /* by field, as decided on */
+	MergeResult *result; /* by field */
+	bool *enqueued;		 /* by field: R is an entry's, the document lacks it */
+	char **field_error;	 /* by field: cannot be pushed */
+	char **encoded;		 /* by field to be pushed: its Value as JSON */
+	char **refused;		 /* by field: PostgreSQL refuses what would be
 								 * pulled: why; NULL: it refuses nothing */
-	bool		gone;			/* the row is gone: deactivate or delete */
-	char	   *problem;		/* nothing can be done for the member: why */
-	bool		create;			/* the document is to be created */
-	bool		recreate;		/* and was there before */
-	bool		has_pull;
-	bool		has_push;
-	bool		again;			/* the world moved: read, merge, try again */
-	bool		withheld;		/* something stays undone: direction, failure */
-	bool		left_out;		/* values were, for the document to be taken */
-	FsWrite    *write;
+	bool gone;			 /* the row is gone: deactivate or delete */
+	char *problem;		 /* nothing can be done for the member: why */
+	bool create;		 /* the document is to be created */
+	bool recreate;		 /* and was there before */
+	bool has_pull;
+	bool has_push;
+	bool again;	   /* the world moved: read, merge, try again */
+	bool withheld; /* something stays undone: direction, failure */
+	bool left_out; /* values were, for the document to be taken */
+	FsWrite *write;
 } Member;
 
 typedef struct PushedValue
 {
-	int			field;
-	char	   *value;
+	int field;
+	char *value;
 } PushedValue;
 
 /* Members that are worked on together. */
 typedef struct Batch
 {
-	int			n;
-	Member	   *members;
+	int n;
+	Member *members;
 } Batch;
 
 /* A loser, to be kept for people. */
@@ -202,13 +203,13 @@ typedef struct ConflictRow
 {
 	const char *key;
 	const char *field;
-	const char *django_value;	/* canonical or NULL */
+	const char *django_value; /* canonical or NULL */
 	const char *firestore_value;
-	MergeStamp	django_stamp;
-	MergeStamp	firestore_stamp;
+	MergeStamp django_stamp;
+	MergeStamp firestore_stamp;
 	const char *winner;
 	const char *rule;
-	bool		potential;
+	bool potential;
 } ConflictRow;
 
 /* ---- tx.c ---- */
@@ -218,7 +219,7 @@ typedef struct ConflictRow
  */
 extern void tx_begin(void);
 extern void tx_commit(void);
-extern ErrorData *tx_guarded(void (*work) (void *arg), void *arg, bool commit);
+extern ErrorData *tx_guarded(void (*work)(void *arg), void *arg, bool commit);
 
 /* ---- sync.c ---- */
 
@@ -276,4 +277,4 @@ extern void push_batch(Run *run, Batch *batch);
 extern void plan_batch(Run *run, Batch *batch);
 extern void plan_staged_failures(Run *run);
 
-#endif							/* EKKSYNC_RUN_H */
+#endif /* EKKSYNC_RUN_H */

@@ -19,14 +19,14 @@
 bool
 store_state(StoreState *state, MemoryContext cxt)
 {
-	SqlScope	scope;
-	bool		found;
+	SqlScope scope;
+	bool found;
 
 	memset(state, 0, sizeof(*state));
 	store_sql(&scope,
-		 "SELECT paused, paused_reason, project, database_id, "
-		 "system_identifier, accepted, last_scan FROM ekksync.state",
-		 0, NULL, NULL, NULL);
+			  "SELECT paused, paused_reason, project, database_id, "
+			  "system_identifier, accepted, last_scan FROM ekksync.state",
+			  0, NULL, NULL, NULL);
 	found = SPI_processed > 0;
 	if (found)
 	{
@@ -46,53 +46,56 @@ void
 store_bind(const char *project, const char *database_id,
 		   int64 system_identifier)
 {
-	Oid			types[] = {TEXTOID, TEXTOID, INT8OID};
-	Datum		values[] = {sql_text(project), sql_text(database_id),
-	Int64GetDatum(system_identifier)};
+	Oid types[] = {TEXTOID, TEXTOID, INT8OID};
+	Datum values[] = {sql_text(project), sql_text(database_id),
+					  Int64GetDatum(system_identifier)};
 
 	store_sql_only("UPDATE ekksync.state SET project = $1, database_id = $2, "
-			  "system_identifier = $3, accepted = false",
-			  3, types, values, NULL);
+				   "system_identifier = $3, accepted = false",
+				   3, types, values, NULL);
 }
 
 void
 store_pause(const char *reason)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {sql_text(reason)};
+	Oid types[] = {TEXTOID};
+	Datum values[] = {sql_text(reason)};
 
 	store_sql_only("UPDATE ekksync.state SET paused = true, "
-			  "paused_at = clock_timestamp(), paused_reason = $1",
-			  1, types, values, reason == NULL ? "n" : " ");
+				   "paused_at = clock_timestamp(), paused_reason = $1",
+				   1, types, values, reason == NULL ? "n" : " ");
 }
 
 /* Also lets the next run bind the base to what is in force then. */
 void
 store_resume(void)
 {
-	store_sql_only("UPDATE ekksync.state SET paused = false, paused_at = NULL, "
-			  "paused_reason = NULL, accepted = true", 0, NULL, NULL, NULL);
+	store_sql_only(
+		"UPDATE ekksync.state SET paused = false, paused_at = NULL, "
+		"paused_reason = NULL, accepted = true",
+		0, NULL, NULL, NULL);
 }
 
 void
 store_forget_base(void)
 {
 	store_sql_only("UPDATE ekksync.member SET base = '{}', in_flight = '[]', "
-			  "doc_update_time = NULL, first_contact = true, due = true",
-			  0, NULL, NULL, NULL);
+				   "doc_update_time = NULL, first_contact = true, due = true",
+				   0, NULL, NULL, NULL);
 	store_sql_only("UPDATE ekksync.state SET last_scan = NULL, "
-			  "last_full_scan = NULL", 0, NULL, NULL, NULL);
+				   "last_full_scan = NULL",
+				   0, NULL, NULL, NULL);
 }
 
 void
 store_scanned(TimestampTz at, bool full)
 {
-	Oid			types[] = {TIMESTAMPTZOID, BOOLOID};
-	Datum		values[] = {TimestampTzGetDatum(at), BoolGetDatum(full)};
+	Oid types[] = {TIMESTAMPTZOID, BOOLOID};
+	Datum values[] = {TimestampTzGetDatum(at), BoolGetDatum(full)};
 
 	store_sql_only("UPDATE ekksync.state SET last_scan = $1, last_full_scan = "
-			  "CASE WHEN $2 THEN $1 ELSE last_full_scan END",
-			  2, types, values, NULL);
+				   "CASE WHEN $2 THEN $1 ELSE last_full_scan END",
+				   2, types, values, NULL);
 }
 
 /* ---- runs ---- */
@@ -105,19 +108,18 @@ store_scanned(TimestampTz at, bool full)
 void
 store_run_start(Run *run, const char *direction, const char *scan)
 {
-	Oid			types[] = {TEXTOID, BOOLOID, BOOLOID, TEXTOID};
-	Datum		values[] = {sql_text(direction),
-		BoolGetDatum(run->opt.dry_run), BoolGetDatum(run->opt.nonly >= 0),
-	sql_text(scan)};
-	SqlScope	scope;
+	Oid types[] = {TEXTOID, BOOLOID, BOOLOID, TEXTOID};
+	Datum values[] = {sql_text(direction), BoolGetDatum(run->opt.dry_run),
+					  BoolGetDatum(run->opt.nonly >= 0), sql_text(scan)};
+	SqlScope scope;
 
 	store_sql_only("UPDATE ekksync.run SET status = 'interrupted', "
-			  "finished_at = clock_timestamp() WHERE status = 'running'",
-			  0, NULL, NULL, NULL);
+				   "finished_at = clock_timestamp() WHERE status = 'running'",
+				   0, NULL, NULL, NULL);
 	store_sql(&scope,
-		 "INSERT INTO ekksync.run (direction, dry_run, partial, scan) "
-		 "VALUES ($1, $2, $3, $4) RETURNING id, token, started_at",
-		 4, types, values, NULL);
+			  "INSERT INTO ekksync.run (direction, dry_run, partial, scan) "
+			  "VALUES ($1, $2, $3, $4) RETURNING id, token, started_at",
+			  4, types, values, NULL);
 	run->id = sql_get_int8(0, 1);
 	run->token = sql_get_text(0, 2, run->cxt);
 	run->started_at = sql_get_time(0, 3);
@@ -127,68 +129,74 @@ store_run_start(Run *run, const char *direction, const char *scan)
 void
 store_run_log(Run *run)
 {
-	Oid			types[] = {INT8OID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(run->id), sql_text(run->log_id)};
+	Oid types[] = {INT8OID, TEXTOID};
+	Datum values[] = {Int64GetDatum(run->id), sql_text(run->log_id)};
 
-	store_sql_only("UPDATE ekksync.run SET log_document = $2 WHERE id = $1",
-			  2, types, values, NULL);
+	store_sql_only("UPDATE ekksync.run SET log_document = $2 WHERE id = $1", 2,
+				   types, values, NULL);
 }
 
 /* Figures so far, and the phase that begins. */
 void
 store_run_progress(Run *run, const char *phase)
 {
-	FsCost		cost = *fs_cost(run->fs);
+	FsCost cost = *fs_cost(run->fs);
 	RunFigures *f = &run->figures;
-	Oid			types[16];
-	Datum		values[] = {
-		Int64GetDatum(run->id), sql_text(phase),
-		Int64GetDatum(f->to_firestore), Int64GetDatum(f->to_firestore_failed),
-		Int64GetDatum(f->to_django), Int64GetDatum(f->to_django_failed),
-		Int64GetDatum(f->conflicts),
-		Int64GetDatum(cost.docs_read), Int64GetDatum(cost.docs_written),
-		Int64GetDatum(cost.docs_deleted), Int64GetDatum(cost.bytes_sent),
-		Int64GetDatum(cost.bytes_received), Int64GetDatum(cost.requests),
-		Int64GetDatum(cost.retries), Int64GetDatum(run->peak_memory)
-	};
-	int			i;
+	Oid types[16];
+	Datum values[] = {Int64GetDatum(run->id),
+					  sql_text(phase),
+					  Int64GetDatum(f->to_firestore),
+					  Int64GetDatum(f->to_firestore_failed),
+					  Int64GetDatum(f->to_django),
+					  Int64GetDatum(f->to_django_failed),
+					  Int64GetDatum(f->conflicts),
+					  Int64GetDatum(cost.docs_read),
+					  Int64GetDatum(cost.docs_written),
+					  Int64GetDatum(cost.docs_deleted),
+					  Int64GetDatum(cost.bytes_sent),
+					  Int64GetDatum(cost.bytes_received),
+					  Int64GetDatum(cost.requests),
+					  Int64GetDatum(cost.retries),
+					  Int64GetDatum(run->peak_memory)};
+	int i;
 
 	for (i = 0; i < (int) lengthof(values); i++)
 		types[i] = INT8OID;
 	types[1] = TEXTOID;
 	store_sql_only("UPDATE ekksync.run SET phase = $2, to_firestore = $3, "
-			  "to_firestore_failed = $4, to_django = $5, "
-			  "to_django_failed = $6, conflicts = $7, docs_read = $8, "
-			  "docs_written = $9, docs_deleted = $10, bytes_sent = $11, "
-			  "bytes_received = $12, requests = $13, retries = $14, "
-			  "peak_memory_kb = nullif($15, 0) WHERE id = $1",
-			  lengthof(values), types, values, NULL);
+				   "to_firestore_failed = $4, to_django = $5, "
+				   "to_django_failed = $6, conflicts = $7, docs_read = $8, "
+				   "docs_written = $9, docs_deleted = $10, bytes_sent = $11, "
+				   "bytes_received = $12, requests = $13, retries = $14, "
+				   "peak_memory_kb = nullif($15, 0) WHERE id = $1",
+				   lengthof(values), types, values, NULL);
 }
 
 void
 store_run_end(Run *run, const RunEnd *end)
 {
-	Oid			types[] = {INT8OID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(run->id), sql_text(end->status),
-	sql_text(end->sqlstate), sql_text(end->error)};
-	char		nulls[] = {' ', ' ', end->sqlstate ? ' ' : 'n',
-	end->error ? ' ' : 'n', '\0'};
+	Oid types[] = {INT8OID, TEXTOID, TEXTOID, TEXTOID};
+	Datum values[] = {Int64GetDatum(run->id), sql_text(end->status),
+					  sql_text(end->sqlstate), sql_text(end->error)};
+	char nulls[] = {' ', ' ', end->sqlstate ? ' ' : 'n',
+					end->error ? ' ' : 'n', '\0'};
 
 	store_run_progress(run, end->phase);
 	store_sql_only("UPDATE ekksync.run SET status = $2, sqlstate = $3, "
-			  "error = $4, finished_at = clock_timestamp() WHERE id = $1",
-			  4, types, values, nulls);
+				   "error = $4, finished_at = clock_timestamp() WHERE id = $1",
+				   4, types, values, nulls);
 }
 
 /* Number of the newest run that is open, 0 if none. */
 int64
 store_run_current(void)
 {
-	SqlScope	scope;
-	int64		id;
+	SqlScope scope;
+	int64 id;
 
-	store_sql(&scope, "SELECT max(id) FROM ekksync.run WHERE status = 'running'",
-		 0, NULL, NULL, NULL);
+	store_sql(&scope,
+			  "SELECT max(id) FROM ekksync.run WHERE status = 'running'", 0,
+			  NULL, NULL, NULL);
 	id = sql_get_int8(0, 1);
 	sql_leave(&scope);
 	return id;
@@ -197,13 +205,15 @@ store_run_current(void)
 bool
 store_run_is_plain(int64 id, const char *direction)
 {
-	Oid			types[] = {INT8OID, TEXTOID};
-	Datum		values[] = {Int64GetDatum(id), sql_text(direction)};
-	SqlScope	scope;
-	bool		plain;
+	Oid types[] = {INT8OID, TEXTOID};
+	Datum values[] = {Int64GetDatum(id), sql_text(direction)};
+	SqlScope scope;
+	bool plain;
 
-	store_sql(&scope, "SELECT FROM ekksync.run WHERE id = $1 AND direction = $2 "
-		 "AND NOT dry_run AND NOT partial", 2, types, values, NULL);
+	store_sql(&scope,
+			  "SELECT FROM ekksync.run WHERE id = $1 AND direction = $2 "
+			  "AND NOT dry_run AND NOT partial",
+			  2, types, values, NULL);
 	plain = SPI_processed > 0;
 	sql_leave(&scope);
 	return plain;

@@ -22,20 +22,20 @@
 typedef struct PlanKey
 {
 	const char *query;
-	int			nargs;
-	const Oid  *types;
+	int nargs;
+	const Oid *types;
 } PlanKey;
 
 typedef struct KeptPlan
 {
-	PlanKey		key;			/* hash key; its pointers are the entry's own */
-	SPIPlanPtr	plan;
-	bool		planned;		/* sql_run_by_index has executed it */
+	PlanKey key; /* hash key; its pointers are the entry's own */
+	SPIPlanPtr plan;
+	bool planned; /* sql_run_by_index has executed it */
 } KeptPlan;
 
 static struct
 {
-	HTAB	   *plans;			/* KeptPlan, in TopMemoryContext */
+	HTAB *plans; /* KeptPlan, in TopMemoryContext */
 } state;
 
 static void
@@ -54,8 +54,8 @@ become(SqlScope *scope, Oid role)
 {
 	GetUserIdAndSecContext(&scope->saved_user, &scope->saved_context);
 	SetUserIdAndSecContext(role, scope->saved_context |
-						   SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_NOFORCE_RLS);
+									 SECURITY_LOCAL_USERID_CHANGE |
+									 SECURITY_NOFORCE_RLS);
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 }
@@ -111,7 +111,7 @@ plan_key_match(const void *key1, const void *key2, Size keysize)
 static void
 make_plan_table(void)
 {
-	HASHCTL		ctl;
+	HASHCTL ctl;
 
 	memset(&ctl, 0, sizeof(ctl));
 	ctl.keysize = sizeof(PlanKey);
@@ -125,7 +125,7 @@ make_plan_table(void)
 static KeptPlan *
 find_plan(const char *query, int nargs, Oid *types)
 {
-	PlanKey		key;
+	PlanKey key;
 
 	if (state.plans == NULL)
 		make_plan_table();
@@ -140,9 +140,9 @@ static SPIPlanPtr
 make_plan(const char *query, int nargs, Oid *types, int options,
 		  KeptPlan **kept)
 {
-	PlanKey		key;
-	SPIPlanPtr	plan;
-	Oid		   *own_types;
+	PlanKey key;
+	SPIPlanPtr plan;
+	Oid *own_types;
 
 	*kept = NULL;
 	plan = SPI_prepare_cursor(query, nargs, types, options);
@@ -152,8 +152,8 @@ make_plan(const char *query, int nargs, Oid *types, int options,
 	if (hash_get_num_entries(state.plans) >= MAX_KEPT_PLANS)
 		return plan;
 
-	own_types = MemoryContextAlloc(TopMemoryContext,
-								   Max(nargs, 1) * sizeof(Oid));
+	own_types =
+		MemoryContextAlloc(TopMemoryContext, Max(nargs, 1) * sizeof(Oid));
 	if (nargs > 0)
 		memcpy(own_types, types, nargs * sizeof(Oid));
 	key.query = MemoryContextStrdup(TopMemoryContext, query);
@@ -170,7 +170,7 @@ static int
 execute(SPIPlanPtr plan, Datum *values, const char *nulls, bool read_only,
 		long limit)
 {
-	int			code = SPI_execute_plan(plan, values, nulls, read_only, limit);
+	int code = SPI_execute_plan(plan, values, nulls, read_only, limit);
 
 	if (code < 0)
 		elog(ERROR, "SPI_execute_plan failed: %s",
@@ -182,8 +182,8 @@ int
 sql_run(const char *query, int nargs, Oid *types, Datum *values,
 		const char *nulls, bool read_only, long limit)
 {
-	KeptPlan   *kept = find_plan(query, nargs, types);
-	SPIPlanPtr	plan;
+	KeptPlan *kept = find_plan(query, nargs, types);
+	SPIPlanPtr plan;
 
 	plan = kept ? kept->plan : make_plan(query, nargs, types, 0, &kept);
 	return execute(plan, values, nulls, read_only, limit);
@@ -193,13 +193,14 @@ int
 sql_run_by_index(const char *query, int nargs, Oid *types, Datum *values,
 				 const char *nulls, bool read_only, long limit)
 {
-	KeptPlan   *kept = find_plan(query, nargs, types);
-	SPIPlanPtr	plan;
-	int			level = 0;
-	int			code;
+	KeptPlan *kept = find_plan(query, nargs, types);
+	SPIPlanPtr plan;
+	int level = 0;
+	int code;
 
-	plan = kept ? kept->plan :
-		make_plan(query, nargs, types, CURSOR_OPT_GENERIC_PLAN, &kept);
+	plan =
+		kept ? kept->plan
+			 : make_plan(query, nargs, types, CURSOR_OPT_GENERIC_PLAN, &kept);
 	if (kept == NULL || !kept->planned || !SPI_plan_is_valid(plan))
 	{
 		/* it will be planned now; a scan that is needed must not start JIT */
@@ -216,11 +217,11 @@ sql_run_by_index(const char *query, int nargs, Oid *types, Datum *values,
 }
 
 ErrorData *
-sql_guarded_error(void (*work) (void *arg), void *arg)
+sql_guarded_error(void (*work)(void *arg), void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile problem = NULL;
+	ErrorData *volatile problem = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
@@ -231,7 +232,7 @@ sql_guarded_error(void (*work) (void *arg), void *arg)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(caller);
 		error = CopyErrorData();
@@ -251,9 +252,9 @@ sql_guarded_error(void (*work) (void *arg), void *arg)
 }
 
 char *
-sql_guarded(void (*work) (void *arg), void *arg)
+sql_guarded(void (*work)(void *arg), void *arg)
 {
-	ErrorData  *error = sql_guarded_error(work, arg);
+	ErrorData *error = sql_guarded_error(work, arg);
 
 	if (error == NULL)
 		return NULL;

@@ -10,9 +10,9 @@
 
 typedef struct SqlScope
 {
-	Oid			saved_user;
-	int			saved_context;
-	int			guc_level;		/* 0: settings were left as they are */
+	Oid saved_user;
+	int saved_context;
+	int guc_level; /* 0: settings were left as they are */
 } SqlScope;
 
 /*
@@ -37,26 +37,26 @@ extern void sql_enter_bare(SqlScope *scope, Oid role);
  * argument types: prepared once, used again.  Throws on error; returns the
  * SPI code.
  */
-extern int	sql_run(const char *query, int nargs, Oid *types, Datum *values,
-					const char *nulls, bool read_only, long limit);
+extern int sql_run(const char *query, int nargs, Oid *types, Datum *values,
+				   const char *nulls, bool read_only, long limit);
 
 /*
  * The same for a statement that is run row by row and finds its rows by an
  * index: planned once for any parameters, without sequential scans, so that a
  * plan made while the table was small is good when it is not.
  */
-extern int	sql_run_by_index(const char *query, int nargs, Oid *types,
-							 Datum *values, const char *nulls,
-							 bool read_only, long limit);
+extern int sql_run_by_index(const char *query, int nargs, Oid *types,
+							Datum *values, const char *nulls, bool read_only,
+							long limit);
 
 /*
  * Call work(arg) in a subtransaction.  NULL when it came to its end; when it
  * threw an error, that is undone and returned, in the current memory context.
  * A cancel or shutdown goes through.
  */
-extern ErrorData *sql_guarded_error(void (*work) (void *arg), void *arg);
+extern ErrorData *sql_guarded_error(void (*work)(void *arg), void *arg);
 
 /* The same, returning the error's message. */
-extern char *sql_guarded(void (*work) (void *arg), void *arg);
+extern char *sql_guarded(void (*work)(void *arg), void *arg);
 
-#endif							/* EKKSYNC_SCOPE_H */
+#endif /* EKKSYNC_SCOPE_H */

@@ -17,20 +17,18 @@
 #include "pg_compat.h"
 #include "settings.h"
 
-Settings	settings;
+Settings settings;
 
-static const struct config_enum_entry scan_options[] = {
-	{"off", SCAN_OFF, false},
-	{"changed", SCAN_CHANGED, false},
-	{"full", SCAN_FULL, false},
-	{NULL, 0, false}
-};
+static const struct config_enum_entry scan_options[] =
+	{{"off", SCAN_OFF, false},
+	 {"changed", SCAN_CHANGED, false},
+	 {"full", SCAN_FULL, false},
+	 {NULL, 0, false}};
 
-static const struct config_enum_entry local_delete_options[] = {
-	{"deactivate", LOCAL_DELETE_DEACTIVATE, false},
-	{"delete", LOCAL_DELETE_DELETE, false},
-	{NULL, 0, false}
-};
+static const struct config_enum_entry local_delete_options[] =
+	{{"deactivate", LOCAL_DELETE_DEACTIVATE, false},
+	 {"delete", LOCAL_DELETE_DELETE, false},
+	 {NULL, 0, false}};
 
 /*
  * Names that end up in URLs and document names: letters, digits and a few
@@ -46,7 +44,8 @@ check_resource_name(char **newval, void **extra, GucSource source)
 		if ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
 			(*p >= '0' && *p <= '9') || strchr("-_.:()", *p) != NULL)
 			continue;
-		GUC_check_errdetail("Only letters, digits and \"-_.:()\" are allowed.");
+		GUC_check_errdetail(
+			"Only letters, digits and \"-_.:()\" are allowed.");
 		return false;
 	}
 	return true;
@@ -74,49 +73,53 @@ static void
 define_int(const char *name, const char *desc, int *var, int boot, int min,
 		   int max, int flags)
 {
-	DefineCustomIntVariable(name, desc, NULL, var, boot, min, max,
-							PGC_SUSET, flags, NULL, NULL, NULL);
+	DefineCustomIntVariable(name, desc, NULL, var, boot, min, max, PGC_SUSET,
+							flags, NULL, NULL, NULL);
 }
 
 void
 settings_define(void)
 {
-	DefineCustomStringVariable("ekksync.project",
-							   "Google Cloud project of the Firestore database.",
-							   NULL, &settings.project, "",
-							   PGC_SUSET, 0,
-							   check_resource_name, NULL, NULL);
+	DefineCustomStringVariable(
+		"ekksync.project", "Google Cloud project of the Firestore database.",
+		NULL, &settings.project, "", PGC_SUSET, 0, check_resource_name, NULL,
+		NULL);
 	DefineCustomStringVariable("ekksync.database_id",
 							   "Id of the Firestore database in the project.",
 							   NULL, &settings.database_id, "(default)",
-							   PGC_SUSET, 0,
-							   check_resource_name, NULL, NULL);
-	DefineCustomStringVariable("ekksync.emulator_host",
-							   "Firestore emulator to use instead of the service, as host:port.",
-							   "When empty, FIRESTORE_EMULATOR_HOST of the server's environment is honoured.",
-							   &settings.emulator_host, "",
-							   PGC_SUSET, 0,
-							   check_host_port, NULL, NULL);
-	DefineCustomStringVariable("ekksync.credentials",
-							   "Key file of the service account that works with the Firestore service.",
-							   "When empty, GOOGLE_APPLICATION_CREDENTIALS of the server's environment is honoured, and without that the metadata server.",
-							   &settings.credentials, "",
-							   PGC_SUSET, GUC_SUPERUSER_ONLY,
-							   NULL, NULL, NULL);
-	DefineCustomEnumVariable("ekksync.scan",
-							 "Which documents a run looks at besides those named by queue entries.",
-							 NULL, &settings.scan, SCAN_CHANGED, scan_options,
-							 PGC_SUSET, 0, NULL, NULL, NULL);
-	DefineCustomEnumVariable("ekksync.on_local_delete",
-							 "What becomes of the document of a member deleted in PostgreSQL.",
-							 NULL, &settings.on_local_delete,
-							 LOCAL_DELETE_DEACTIVATE, local_delete_options,
-							 PGC_SUSET, 0, NULL, NULL, NULL);
+							   PGC_SUSET, 0, check_resource_name, NULL, NULL);
+	DefineCustomStringVariable(
+		"ekksync.emulator_host",
+		"Firestore emulator to use instead of the service, as host:port.",
+		"When empty, FIRESTORE_EMULATOR_HOST of the server's environment is "
+		"honoured.",
+		&settings.emulator_host, "", PGC_SUSET, 0, check_host_port, NULL,
+		NULL);
+	DefineCustomStringVariable(
+		"ekksync.credentials",
+		"Key file of the service account that works with the Firestore "
+		"service.",
+		"When empty, GOOGLE_APPLICATION_CREDENTIALS of the server's "
+		"environment is honoured, and without that the metadata server.",
+		&settings.credentials, "", PGC_SUSET, GUC_SUPERUSER_ONLY, NULL, NULL,
+		NULL);
+	DefineCustomEnumVariable(
+		"ekksync.scan",
+		"Which documents a run looks at besides those named by queue entries.",
+		NULL, &settings.scan, SCAN_CHANGED, scan_options, PGC_SUSET, 0, NULL,
+		NULL, NULL);
+	DefineCustomEnumVariable(
+		"ekksync.on_local_delete",
+		"What becomes of the document of a member deleted in PostgreSQL.",
+		NULL, &settings.on_local_delete, LOCAL_DELETE_DEACTIVATE,
+		local_delete_options, PGC_SUSET, 0, NULL, NULL, NULL);
 	define_int("ekksync.conflict_window",
-			   "Changes of one field on both sides within this time are a potential conflict.",
+			   "Changes of one field on both sides within this time are a "
+			   "potential conflict.",
 			   &settings.conflict_window, 3600, 0, INT_MAX / 1000, GUC_UNIT_S);
 	define_int("ekksync.max_delete_percent",
-			   "A run that would delete more than this share of the members stops before it writes.",
+			   "A run that would delete more than this share of the members "
+			   "stops before it writes.",
 			   &settings.max_delete_percent, 10, 0, 100, 0);
 	define_int("ekksync.connect_timeout",
 			   "Longest time to wait for a connection to Firestore.",
@@ -124,9 +127,10 @@ settings_define(void)
 	define_int("ekksync.request_timeout",
 			   "Longest time to wait for an answer of Firestore.",
 			   &settings.request_timeout, 60000, 100, 3600000, GUC_UNIT_MS);
-	define_int("ekksync.max_retries",
-			   "How often one request is sent again after a failure that may pass.",
-			   &settings.max_retries, 5, 0, 20, 0);
+	define_int(
+		"ekksync.max_retries",
+		"How often one request is sent again after a failure that may pass.",
+		&settings.max_retries, 5, 0, 20, 0);
 
 	MarkGUCPrefixReserved("ekksync");
 }

@@ -7,31 +7,31 @@
 
 typedef enum ScanMode
 {
-	SCAN_OFF,					/* documents named by entries or about to be written */
-	SCAN_CHANGED,				/* also documents whose updated_at is recent */
-	SCAN_FULL					/* all documents */
+	SCAN_OFF,	  /* documents named by entries or about to be written */
+	SCAN_CHANGED, /* also documents whose updated_at is recent */
+	SCAN_FULL	  /* all documents */
 } ScanMode;
 
 typedef enum LocalDelete
 {
-	LOCAL_DELETE_DEACTIVATE,	/* the document becomes inactive */
-	LOCAL_DELETE_DELETE			/* the document is deleted */
+	LOCAL_DELETE_DEACTIVATE, /* the document becomes inactive */
+	LOCAL_DELETE_DELETE		 /* the document is deleted */
 } LocalDelete;
 
 /* Current values, kept by the GUC machinery of this process. */
 typedef struct Settings
 {
-	char	   *project;		/* Google Cloud project id, "" when unset */
-	char	   *database_id;	/* Firestore database id */
-	char	   *emulator_host;	/* host:port, "" to use the environment */
-	char	   *credentials;	/* path of a key file, "" to use the environment */
-	int			scan;			/* ScanMode */
-	int			on_local_delete;	/* LocalDelete */
-	int			conflict_window;	/* seconds */
-	int			max_delete_percent; /* of the members, see run guard */
-	int			connect_timeout;	/* milliseconds */
-	int			request_timeout;	/* milliseconds */
-	int			max_retries;	/* tries of one request after the first */
+	char *project;			/* Google Cloud project id, "" when unset */
+	char *database_id;		/* Firestore database id */
+	char *emulator_host;	/* host:port, "" to use the environment */
+	char *credentials;		/* path of a key file, "" to use the environment */
+	int scan;				/* ScanMode */
+	int on_local_delete;	/* LocalDelete */
+	int conflict_window;	/* seconds */
+	int max_delete_percent; /* of the members, see run guard */
+	int connect_timeout;	/* milliseconds */
+	int request_timeout;	/* milliseconds */
+	int max_retries;		/* tries of one request after the first */
 } Settings;
 
 extern Settings settings;
@@ -48,4 +48,4 @@ extern const char *settings_emulator_host(void);
 /* Name of a scan mode, as in the setting. */
 extern const char *settings_scan_name(ScanMode mode);
 
-#endif							/* EKKSYNC_SETTINGS_H */
+#endif /* EKKSYNC_SETTINGS_H */

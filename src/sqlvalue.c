@@ -15,11 +15,11 @@
 #include "sqlvalue.h"
 
 static Datum
-make_array(Datum *values, bool *nulls, int n, Oid type, int typlen,
-		   bool byval, char align)
+make_array(Datum *values, bool *nulls, int n, Oid type, int typlen, bool byval,
+		   char align)
 {
-	int			dims = n;
-	int			lbound = 1;
+	int dims = n;
+	int lbound = 1;
 
 	if (n == 0)
 		return PointerGetDatum(construct_empty_array(type));
@@ -30,9 +30,9 @@ make_array(Datum *values, bool *nulls, int n, Oid type, int typlen,
 static Datum
 string_array(char *const *values, int n, Oid type)
 {
-	Datum	   *datums = palloc(sizeof(Datum) * (n + 1));
-	bool	   *nulls = palloc(sizeof(bool) * (n + 1));
-	int			i;
+	Datum *datums = palloc(sizeof(Datum) * (n + 1));
+	bool *nulls = palloc(sizeof(bool) * (n + 1));
+	int i;
 
 	for (i = 0; i < n; i++)
 	{
@@ -40,8 +40,10 @@ string_array(char *const *values, int n, Oid type)
 		datums[i] = (Datum) 0;
 		if (nulls[i])
 			continue;
-		datums[i] = type == TEXTOID ? CStringGetTextDatum(values[i]) :
-			DirectFunctionCall1(jsonb_in, CStringGetDatum(values[i]));
+		datums[i] =
+			type == TEXTOID
+				? CStringGetTextDatum(values[i])
+				: DirectFunctionCall1(jsonb_in, CStringGetDatum(values[i]));
 	}
 	return make_array(datums, nulls, n, type, -1, false, TYPALIGN_INT);
 }
@@ -61,21 +63,21 @@ sql_json_array(char *const *values, int n)
 Datum
 sql_int8_array(const int64 *values, int n)
 {
-	Datum	   *datums = palloc(sizeof(Datum) * (n + 1));
-	int			i;
+	Datum *datums = palloc(sizeof(Datum) * (n + 1));
+	int i;
 
 	for (i = 0; i < n; i++)
 		datums[i] = Int64GetDatum(values[i]);
-	return make_array(datums, NULL, n, INT8OID, sizeof(int64),
-					  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE);
+	return make_array(datums, NULL, n, INT8OID, sizeof(int64), FLOAT8PASSBYVAL,
+					  TYPALIGN_DOUBLE);
 }
 
 Datum
 sql_time_array(const TimestampTz *values, int n)
 {
-	Datum	   *datums = palloc(sizeof(Datum) * (n + 1));
-	bool	   *nulls = palloc(sizeof(bool) * (n + 1));
-	int			i;
+	Datum *datums = palloc(sizeof(Datum) * (n + 1));
+	bool *nulls = palloc(sizeof(bool) * (n + 1));
+	int i;
 
 	for (i = 0; i < n; i++)
 	{
@@ -89,8 +91,8 @@ sql_time_array(const TimestampTz *values, int n)
 Datum
 sql_bool_array(const bool *values, int n)
 {
-	Datum	   *datums = palloc(sizeof(Datum) * (n + 1));
-	int			i;
+	Datum *datums = palloc(sizeof(Datum) * (n + 1));
+	int i;
 
 	for (i = 0; i < n; i++)
 		datums[i] = BoolGetDatum(values[i]);
@@ -106,8 +108,8 @@ sql_text(const char *s)
 char *
 sql_get_text(int i, int column, MemoryContext cxt)
 {
-	char	   *value = SPI_getvalue(SPI_tuptable->vals[i],
-									 SPI_tuptable->tupdesc, column);
+	char *value =
+		SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, column);
 
 	return value == NULL ? NULL : MemoryContextStrdup(cxt, value);
 }
@@ -115,15 +117,15 @@ sql_get_text(int i, int column, MemoryContext cxt)
 static Datum
 get_datum(int i, int column, bool *isnull)
 {
-	return SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-						 column, isnull);
+	return SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, column,
+						 isnull);
 }
 
 int64
 sql_get_int8(int i, int column)
 {
-	bool		isnull;
-	Datum		d = get_datum(i, column, &isnull);
+	bool isnull;
+	Datum d = get_datum(i, column, &isnull);
 
 	return isnull ? 0 : DatumGetInt64(d);
 }
@@ -131,8 +133,8 @@ sql_get_int8(int i, int column)
 TimestampTz
 sql_get_time(int i, int column)
 {
-	bool		isnull;
-	Datum		d = get_datum(i, column, &isnull);
+	bool isnull;
+	Datum d = get_datum(i, column, &isnull);
 
 	return isnull ? 0 : DatumGetTimestampTz(d);
 }
@@ -140,8 +142,8 @@ sql_get_time(int i, int column)
 bool
 sql_get_bool(int i, int column)
 {
-	bool		isnull;
-	Datum		d = get_datum(i, column, &isnull);
+	bool isnull;
+	Datum d = get_datum(i, column, &isnull);
 
 	return isnull ? false : DatumGetBool(d);
 }
@@ -149,12 +151,12 @@ sql_get_bool(int i, int column)
 List *
 sql_get_list(MemoryContext cxt)
 {
-	List	   *list = NIL;
-	uint64		i;
+	List *list = NIL;
+	uint64 i;
 
 	for (i = 0; i < SPI_processed; i++)
 	{
-		char	   *s = sql_get_text(i, 1, cxt);
+		char *s = sql_get_text(i, 1, cxt);
 		MemoryContext old = MemoryContextSwitchTo(cxt);
 
 		list = lappend(list, s);

@@ -35,4 +35,4 @@ extern bool sql_get_bool(int i, int column);
 /* The first column of all rows: a list of strings in cxt. */
 extern List *sql_get_list(MemoryContext cxt);
 
-#endif							/* EKKSYNC_SQLVALUE_H */
+#endif /* EKKSYNC_SQLVALUE_H */

@@ -23,13 +23,15 @@ srf_begin(FunctionCallInfo fcinfo, TupleDesc *desc)
 		(rsinfo->allowedModes & SFRM_Materialize) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("set-valued function called in context that cannot accept a set"),
+				 errmsg("set-valued function called in context that cannot "
+						"accept a set"),
 				 errhint("Call it in the FROM clause: SELECT * FROM ...")));
 	old = MemoryContextSwitchTo(rsinfo->econtext->ecxt_per_query_memory);
 	if (get_call_result_type(fcinfo, NULL, desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 	*desc = BlessTupleDesc(*desc);
-	store = tuplestore_begin_heap((rsinfo->allowedModes & SFRM_Materialize_Random) != 0,
+	store = tuplestore_begin_heap((rsinfo->allowedModes &
+								   SFRM_Materialize_Random) != 0,
 								  false, work_mem);
 	rsinfo->returnMode = SFRM_Materialize;
 	rsinfo->setResult = store;

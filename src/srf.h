@@ -15,4 +15,4 @@
  */
 extern Tuplestorestate *srf_begin(FunctionCallInfo fcinfo, TupleDesc *desc);
 
-#endif							/* EKKSYNC_SRF_H */
+#endif /* EKKSYNC_SRF_H */

@@ -18,7 +18,7 @@
 #include "sqlvalue.h"
 #include "store.h"
 
-#define UNIX_EPOCH_USECS \
+#define UNIX_EPOCH_USECS                                                      \
 	((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
 void
@@ -33,7 +33,7 @@ void
 store_sql_only(const char *query, int nargs, Oid *types, Datum *values,
 			   const char *nulls)
 {
-	SqlScope	scope;
+	SqlScope scope;
 
 	store_sql(&scope, query, nargs, types, values, nulls);
 	sql_leave(&scope);
@@ -45,10 +45,10 @@ store_sql_only(const char *query, int nargs, Oid *types, Datum *values,
 static List *
 keys_after(const char *query, const char *after, int limit, MemoryContext cxt)
 {
-	Oid			types[] = {TEXTOID, INT8OID};
-	Datum		values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
-	SqlScope	scope;
-	List	   *list;
+	Oid types[] = {TEXTOID, INT8OID};
+	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
+	SqlScope scope;
+	List *list;
 
 	store_sql(&scope, query, 2, types, values, NULL);
 	list = sql_get_list(cxt);
@@ -59,22 +59,25 @@ keys_after(const char *query, const char *after, int limit, MemoryContext cxt)
 List *
 store_due_keys(const char *after, int limit, bool all, MemoryContext cxt)
 {
-	return keys_after(all ?
-					  "SELECT key FROM ekksync.member WHERE key > $1 "
-					  "ORDER BY key LIMIT $2" :
-					  "SELECT key FROM ekksync.member WHERE due AND key > $1 "
-					  "ORDER BY key LIMIT $2", after, limit, cxt);
+	return keys_after(
+		all ? "SELECT key FROM ekksync.member WHERE key > $1 "
+			  "ORDER BY key LIMIT $2"
+			: "SELECT key FROM ekksync.member WHERE due AND key > $1 "
+			  "ORDER BY key LIMIT $2",
+		after, limit, cxt);
 }
 
 List *
 store_synced_keys(const char *after, int limit, MemoryContext cxt)
 {
-	return keys_after("SELECT m.key FROM ekksync.member m JOIN "
-					  "(SELECT key FROM ekksync.member WHERE due UNION "
-					  "SELECT key FROM ekksync.inbox WHERE status = 'staged') k "
-					  "ON k.key = m.key WHERE m.key > $1 "
-					  "AND m.base <> '{}' AND m.tombstone IS NULL "
-					  "ORDER BY m.key LIMIT $2", after, limit, cxt);
+	return keys_after(
+		"SELECT m.key FROM ekksync.member m JOIN "
+		"(SELECT key FROM ekksync.member WHERE due UNION "
+		"SELECT key FROM ekksync.inbox WHERE status = 'staged') k "
+		"ON k.key = m.key WHERE m.key > $1 "
+		"AND m.base <> '{}' AND m.tombstone IS NULL "
+		"ORDER BY m.key LIMIT $2",
+		after, limit, cxt);
 }
 
 static Member *
@@ -88,8 +91,8 @@ find_member(Member **members, int n, int position)
 static char **
 member_keys(Member **members, int n)
 {
-	char	  **keys = palloc(sizeof(char *) * (n + 1));
-	int			i;
+	char **keys = palloc(sizeof(char *) * (n + 1));
+	int i;
 
 	for (i = 0; i < n; i++)
 		keys[i] = members[i]->key;
@@ -101,27 +104,29 @@ static void
 read_base(const Mapping *map, Member **members, int n, Datum keys,
 		  MemoryContext cxt)
 {
-	Oid			types[] = {TEXTARRAYOID};
-	SqlScope	scope;
-	uint64		i;
+	Oid types[] = {TEXTARRAYOID};
+	SqlScope scope;
+	uint64 i;
 
-	store_sql(&scope,
-		 "SELECT k.n, b.key, (b.value->'v')::text, (b.value->>'t')::int8, "
-		 "b.value->>'o' FROM unnest($1) WITH ORDINALITY k(key, n) "
-		 "JOIN ekksync.member m ON m.key = k.key, jsonb_each(m.base) b",
-		 1, types, &keys, NULL);
+	store_sql(
+		&scope,
+		"SELECT k.n, b.key, (b.value->'v')::text, (b.value->>'t')::int8, "
+		"b.value->>'o' FROM unnest($1) WITH ORDINALITY k(key, n) "
+		"JOIN ekksync.member m ON m.key = k.key, jsonb_each(m.base) b",
+		1, types, &keys, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		Member	   *m = find_member(members, n, (int) sql_get_int8(i, 1));
-		int			f = mapping_find(map, sql_get_text(i, 2, cxt));
-		char	   *origin = sql_get_text(i, 5, cxt);
+		Member *m = find_member(members, n, (int) sql_get_int8(i, 1));
+		int f = mapping_find(map, sql_get_text(i, 2, cxt));
+		char *origin = sql_get_text(i, 5, cxt);
 
 		if (f < 0)
 			continue;
 		m->base[f].value = sql_get_text(i, 3, cxt);
 		m->base[f].stamp = sql_get_int8(i, 4) - UNIX_EPOCH_USECS;
-		m->base[f].origin = origin != NULL && origin[0] == 'f' ?
-			ORIGIN_FIRESTORE : ORIGIN_DJANGO;
+		m->base[f].origin = origin != NULL && origin[0] == 'f'
+								? ORIGIN_FIRESTORE
+								: ORIGIN_DJANGO;
 	}
 	sql_leave(&scope);
 }
@@ -151,27 +156,28 @@ static void
 read_notes(const Mapping *map, Member **members, int n, Datum keys,
 		   MemoryContext cxt)
 {
-	Oid			types[] = {TEXTARRAYOID};
-	SqlScope	scope;
+	Oid types[] = {TEXTARRAYOID};
+	SqlScope scope;
 	FlightNote *note = NULL;
-	int64		last_member = 0;
-	int64		last_note = 0;
-	uint64		i;
+	int64 last_member = 0;
+	int64 last_note = 0;
+	uint64 i;
 
-	store_sql(&scope,
-		 "SELECT k.n, e.n, (e.note->>'run')::int8, (e.note->>'pre')::int8, "
-		 "f.key, (f.value->0)::text, (f.value->>1)::int8, "
-		 "(e.note->>'at')::int8 "
-		 "FROM unnest($1) WITH ORDINALITY k(key, n) "
-		 "JOIN ekksync.member m ON m.key = k.key AND m.in_flight <> '[]', "
-		 "jsonb_array_elements(m.in_flight) WITH ORDINALITY e(note, n), "
-		 "jsonb_each(e.note->'fields') f ORDER BY k.n, e.n",
-		 1, types, &keys, NULL);
+	store_sql(
+		&scope,
+		"SELECT k.n, e.n, (e.note->>'run')::int8, (e.note->>'pre')::int8, "
+		"f.key, (f.value->0)::text, (f.value->>1)::int8, "
+		"(e.note->>'at')::int8 "
+		"FROM unnest($1) WITH ORDINALITY k(key, n) "
+		"JOIN ekksync.member m ON m.key = k.key AND m.in_flight <> '[]', "
+		"jsonb_array_elements(m.in_flight) WITH ORDINALITY e(note, n), "
+		"jsonb_each(e.note->'fields') f ORDER BY k.n, e.n",
+		1, types, &keys, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		int64		position = sql_get_int8(i, 1);
-		int64		number = sql_get_int8(i, 2);
-		int			f = mapping_find(map, sql_get_text(i, 5, cxt));
+		int64 position = sql_get_int8(i, 1);
+		int64 number = sql_get_int8(i, 2);
+		int f = mapping_find(map, sql_get_text(i, 5, cxt));
 
 		if (note == NULL || position != last_member || number != last_note)
 			note = new_note(find_member(members, n, (int) position), i,
@@ -189,22 +195,22 @@ read_notes(const Mapping *map, Member **members, int n, Datum keys,
 }
 
 void
-store_read_members(const Mapping *map, Member **members, int n,
-				   bool anew, MemoryContext cxt)
+store_read_members(const Mapping *map, Member **members, int n, bool anew,
+				   MemoryContext cxt)
 {
-	Oid			types[] = {TEXTARRAYOID};
-	Datum		keys = sql_text_array(member_keys(members, n), n);
-	SqlScope	scope;
-	uint64		i;
+	Oid types[] = {TEXTARRAYOID};
+	Datum keys = sql_text_array(member_keys(members, n), n);
+	SqlScope scope;
+	uint64 i;
 
 	store_sql(&scope,
-		 "SELECT k.n, m.first_contact, m.doc_update_time, m.tombstone "
-		 "FROM unnest($1) WITH ORDINALITY k(key, n) "
-		 "JOIN ekksync.member m ON m.key = k.key",
-		 1, types, &keys, NULL);
+			  "SELECT k.n, m.first_contact, m.doc_update_time, m.tombstone "
+			  "FROM unnest($1) WITH ORDINALITY k(key, n) "
+			  "JOIN ekksync.member m ON m.key = k.key",
+			  1, types, &keys, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		Member	   *m = find_member(members, n, (int) sql_get_int8(i, 1));
+		Member *m = find_member(members, n, (int) sql_get_int8(i, 1));
 
 		m->known = true;
 		m->first_contact = anew || sql_get_bool(i, 2);
@@ -223,20 +229,22 @@ void
 store_read_pushed(const Mapping *map, Member **members, int n,
 				  MemoryContext cxt)
 {
-	Oid			types[] = {TEXTARRAYOID};
-	Datum		keys = sql_text_array(member_keys(members, n), n);
-	SqlScope	scope;
-	uint64		i;
+	Oid types[] = {TEXTARRAYOID};
+	Datum keys = sql_text_array(member_keys(members, n), n);
+	SqlScope scope;
+	uint64 i;
 
-	store_sql(&scope,
-		 "SELECT k.n, f.key, (f.value->1)::text "
-		 "FROM unnest($1) WITH ORDINALITY k(key, n) "
-		 "JOIN ekksync.change_log l ON l.key = k.key AND l.side = 'firestore', "
-		 "jsonb_each(l.changes) f", 1, types, &keys, NULL);
+	store_sql(
+		&scope,
+		"SELECT k.n, f.key, (f.value->1)::text "
+		"FROM unnest($1) WITH ORDINALITY k(key, n) "
+		"JOIN ekksync.change_log l ON l.key = k.key AND l.side = 'firestore', "
+		"jsonb_each(l.changes) f",
+		1, types, &keys, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		Member	   *m = find_member(members, n, (int) sql_get_int8(i, 1));
-		int			f = mapping_find(map, sql_get_text(i, 2, cxt));
+		Member *m = find_member(members, n, (int) sql_get_int8(i, 1));
+		int f = mapping_find(map, sql_get_text(i, 2, cxt));
 		MemoryContext old;
 		PushedValue *pushed;
 
@@ -257,7 +265,7 @@ static char *
 base_json(const Mapping *map, const Member *m)
 {
 	StringInfoData buf;
-	int			f;
+	int f;
 
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, '{');
@@ -270,7 +278,8 @@ base_json(const Mapping *map, const Member *m)
 		if (buf.len > 1)
 			appendStringInfoChar(&buf, ',');
 		escape_json(&buf, map->fields[f].name);
-		appendStringInfo(&buf, ":{\"v\":%s,\"t\":" INT64_FORMAT ",\"o\":\"%s\"}",
+		appendStringInfo(&buf,
+						 ":{\"v\":%s,\"t\":" INT64_FORMAT ",\"o\":\"%s\"}",
 						 b->value, b->stamp + UNIX_EPOCH_USECS,
 						 b->origin == ORIGIN_FIRESTORE ? "f" : "d");
 	}
@@ -283,22 +292,24 @@ static char *
 notes_json(const Mapping *map, const Member *m)
 {
 	StringInfoData buf;
-	ListCell   *lc;
+	ListCell *lc;
 
 	initStringInfo(&buf);
 	appendStringInfoChar(&buf, '[');
-	foreach(lc, m->notes)
+	foreach (lc, m->notes)
 	{
 		const FlightNote *note = lfirst(lc);
 		TimestampTz at = note->at != 0 ? note->at : GetCurrentTimestamp();
-		int			i;
+		int i;
 
 		if (note->dropped)
 			continue;
 		if (buf.len > 1)
 			appendStringInfoChar(&buf, ',');
-		appendStringInfo(&buf, "{\"run\":" INT64_FORMAT ",\"at\":" INT64_FORMAT
-						 ",\"pre\":", note->run, at + UNIX_EPOCH_USECS);
+		appendStringInfo(&buf,
+						 "{\"run\":" INT64_FORMAT ",\"at\":" INT64_FORMAT
+						 ",\"pre\":",
+						 note->run, at + UNIX_EPOCH_USECS);
 		if (note->has_pre)
 			appendStringInfo(&buf, INT64_FORMAT, note->pre + UNIX_EPOCH_USECS);
 		else
@@ -326,26 +337,28 @@ notes_json(const Mapping *map, const Member *m)
 void
 store_write_members(Run *run, Member **members, int n)
 {
-	Oid			types[] = {TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID,
-		TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, BOOLARRAYOID, BOOLARRAYOID,
-	INT8OID};
-	char	  **base = palloc(sizeof(char *) * (n + 1));
-	char	  **notes = palloc(sizeof(char *) * (n + 1));
+	Oid types[] = {TEXTARRAYOID,		JSONBARRAYOID,
+				   JSONBARRAYOID,		TIMESTAMPTZARRAYOID,
+				   TIMESTAMPTZARRAYOID, BOOLARRAYOID,
+				   BOOLARRAYOID,		INT8OID};
+	char **base = palloc(sizeof(char *) * (n + 1));
+	char **notes = palloc(sizeof(char *) * (n + 1));
 	TimestampTz *times = palloc(sizeof(TimestampTz) * (n + 1));
 	TimestampTz *tombs = palloc(sizeof(TimestampTz) * (n + 1));
-	bool	   *due = palloc(sizeof(bool) * (n + 1));
-	bool	   *first = palloc(sizeof(bool) * (n + 1));
-	Datum		values[8];
-	char	  **keys = palloc(sizeof(char *) * (n + 1));
-	int			kept = 0;
-	int			i;
+	bool *due = palloc(sizeof(bool) * (n + 1));
+	bool *first = palloc(sizeof(bool) * (n + 1));
+	Datum values[8];
+	char **keys = palloc(sizeof(char *) * (n + 1));
+	int kept = 0;
+	int i;
 
 	for (i = 0; i < n; i++)
 	{
-		Member	   *m = members[i];
+		Member *m = members[i];
 
 		/* a key that no row ever had is no member of ours */
-		if (!m->known && (m->problem != NULL || (m->gone && m->pending == NIL)))
+		if (!m->known &&
+			(m->problem != NULL || (m->gone && m->pending == NIL)))
 			continue;
 		keys[kept] = m->key;
 		base[kept] = base_json(run->map, m);
@@ -366,36 +379,37 @@ store_write_members(Run *run, Member **members, int n)
 	values[6] = sql_bool_array(first, n);
 	values[7] = Int64GetDatum(run->id);
 	store_sql_only("INSERT INTO ekksync.member AS m (key, base, in_flight, "
-			  "doc_update_time, tombstone, due, first_contact, last_run) "
-			  "SELECT u.*, $8 FROM unnest($1, $2, $3, $4, $5, $6, $7) u "
-			  "ON CONFLICT (key) DO UPDATE SET "
-			  "base = m.base || excluded.base, "
-			  "in_flight = excluded.in_flight, "
-			  "doc_update_time = excluded.doc_update_time, "
-			  "tombstone = excluded.tombstone, due = excluded.due, "
-			  "first_contact = excluded.first_contact, "
-			  "last_run = excluded.last_run",
-			  8, types, values, NULL);
+				   "doc_update_time, tombstone, due, first_contact, last_run) "
+				   "SELECT u.*, $8 FROM unnest($1, $2, $3, $4, $5, $6, $7) u "
+				   "ON CONFLICT (key) DO UPDATE SET "
+				   "base = m.base || excluded.base, "
+				   "in_flight = excluded.in_flight, "
+				   "doc_update_time = excluded.doc_update_time, "
+				   "tombstone = excluded.tombstone, due = excluded.due, "
+				   "first_contact = excluded.first_contact, "
+				   "last_run = excluded.last_run",
+				   8, types, values, NULL);
 }
 
 void
 store_scan_page(char **keys, TimestampTz *times, int n, bool full,
 				const char *after, const char *upto)
 {
-	Oid			types[] = {TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTOID, TEXTOID};
-	Datum		values[] = {sql_text_array(keys, n), sql_time_array(times, n),
-	sql_text(after), sql_text(upto)};
-	char		nulls[] = {' ', ' ', after ? ' ' : 'n', upto ? ' ' : 'n', '\0'};
+	Oid types[] = {TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTOID, TEXTOID};
+	Datum values[] = {sql_text_array(keys, n), sql_time_array(times, n),
+					  sql_text(after), sql_text(upto)};
+	char nulls[] = {' ', ' ', after ? ' ' : 'n', upto ? ' ' : 'n', '\0'};
 
 	store_sql_only("UPDATE ekksync.member m SET due = true "
-			  "FROM unnest($1, $2) u(key, t) WHERE m.key = u.key "
-			  "AND NOT m.due AND m.doc_update_time IS DISTINCT FROM u.t",
-			  2, types, values, NULL);
+				   "FROM unnest($1, $2) u(key, t) WHERE m.key = u.key "
+				   "AND NOT m.due AND m.doc_update_time IS DISTINCT FROM u.t",
+				   2, types, values, NULL);
 	if (full)
 		store_sql_only("UPDATE ekksync.member m SET due = true "
-				  "WHERE NOT m.due AND m.tombstone IS NULL "
-				  "AND ($3 IS NULL OR m.key > $3) "
-				  "AND ($4 IS NULL OR m.key <= $4) "
-				  "AND NOT EXISTS (SELECT FROM unnest($1, $2) u(key, t) "
-				  "WHERE u.key = m.key)", 4, types, values, nulls);
+					   "WHERE NOT m.due AND m.tombstone IS NULL "
+					   "AND ($3 IS NULL OR m.key > $3) "
+					   "AND ($4 IS NULL OR m.key <= $4) "
+					   "AND NOT EXISTS (SELECT FROM unnest($1, $2) u(key, t) "
+					   "WHERE u.key = m.key)",
+					   4, types, values, nulls);
 }

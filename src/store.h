@@ -14,22 +14,22 @@
 /* A row of ekksync.state, as far as a run needs it. */
 typedef struct StoreState
 {
-	bool		paused;
-	char	   *paused_reason;
-	char	   *project;		/* NULL: not bound yet */
-	char	   *database_id;
-	int64		system_identifier;	/* 0: not bound yet */
-	bool		accepted;		/* ekksync_resume() lets it be bound anew */
+	bool paused;
+	char *paused_reason;
+	char *project; /* NULL: not bound yet */
+	char *database_id;
+	int64 system_identifier; /* 0: not bound yet */
+	bool accepted;			 /* ekksync_resume() lets it be bound anew */
 	TimestampTz last_scan;
 } StoreState;
 
 /* What a run found out about itself at its end. */
 typedef struct RunEnd
 {
-	const char *status;			/* success, failed */
+	const char *status; /* success, failed */
 	const char *phase;
-	const char *sqlstate;		/* or NULL */
-	const char *error;			/* or NULL */
+	const char *sqlstate; /* or NULL */
+	const char *error;	  /* or NULL */
 } RunEnd;
 
 /*
@@ -89,27 +89,27 @@ extern void store_write_members(Run *run, Member **members, int n);
  * known one.  With full, members between after and upto (C order, after
  * excluded; NULL: open) that are not among them are marked due as well.
  */
-extern void store_scan_page(char **keys, TimestampTz *times, int n,
-							bool full, const char *after, const char *upto);
+extern void store_scan_page(char **keys, TimestampTz *times, int n, bool full,
+							const char *after, const char *upto);
 
 /* inbox */
 typedef struct StagedEntry
 {
-	char	   *doc_id;
-	char	   *key;			/* NULL: the entry names none */
-	char	   *action;
-	char	   *changes;		/* JSON object: path -> Value */
+	char *doc_id;
+	char *key; /* NULL: the entry names none */
+	char *action;
+	char *changes; /* JSON object: path -> Value */
 	TimestampTz stamp;
-	bool		clamped;
-	char	   *error;			/* not usable: why */
+	bool clamped;
+	char *error; /* not usable: why */
 } StagedEntry;
 
 typedef struct UnclosedEntry
 {
-	char	   *doc_id;
-	char	   *key;			/* NULL: it names no member */
-	char	   *error;			/* NULL: synced */
-	bool		decided;		/* by a run; else it failed when it was staged */
+	char *doc_id;
+	char *key;	  /* NULL: it names no member */
+	char *error;  /* NULL: synced */
+	bool decided; /* by a run; else it failed when it was staged */
 } UnclosedEntry;
 
 extern void store_stage(StagedEntry *entries, int n);
@@ -121,24 +121,24 @@ extern void store_close(char **doc_ids, int n);
 
 /* audit */
 /* Returns how many were new (the same conflict is recorded once). */
-extern int	store_conflicts(Run *run, List *conflicts);
+extern int store_conflicts(Run *run, List *conflicts);
 
 /* changes: JSON object field -> [old, new] */
-extern void store_change_log(Run *run, const char *side,
-							 char **keys, char **changes, int n);
+extern void store_change_log(Run *run, const char *side, char **keys,
+							 char **changes, int n);
 extern void store_plan_reset(void);
 
 /* One planned write of a dry run. */
 typedef struct PlanRow
 {
 	const char *key;
-	const char *side;			/* django, firestore */
-	const char *field;			/* NULL: the whole member */
-	const char *old_value;		/* canonical or NULL */
+	const char *side;	   /* django, firestore */
+	const char *field;	   /* NULL: the whole member */
+	const char *old_value; /* canonical or NULL */
 	const char *new_value;
 	const char *note;
 } PlanRow;
 
 extern void store_plan(Run *run, PlanRow *rows, int n);
 
-#endif							/* EKKSYNC_STORE_H */
+#endif /* EKKSYNC_STORE_H */

@@ -47,11 +47,11 @@ run_lock_tag(LOCKTAG *tag)
 bool
 sync_lock(void)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	run_lock_tag(&tag);
 	return LockAcquire(&tag, ExclusiveLock, true, true) !=
-		LOCKACQUIRE_NOT_AVAIL;
+		   LOCKACQUIRE_NOT_AVAIL;
 }
 
 void
@@ -63,18 +63,18 @@ sync_unlock(void)
 bool
 sync_lock_xact(void)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	(void) GetTopTransactionId();
 	run_lock_tag(&tag);
 	return LockAcquire(&tag, RowExclusiveLock, false, true) !=
-		LOCKACQUIRE_NOT_AVAIL;
+		   LOCKACQUIRE_NOT_AVAIL;
 }
 
 bool
 sync_is_running(void)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	run_lock_tag(&tag);
 	if (LockAcquire(&tag, RowShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
@@ -86,7 +86,7 @@ sync_is_running(void)
 void
 sync_wait(void)
 {
-	LOCKTAG		tag;
+	LOCKTAG tag;
 
 	run_lock_tag(&tag);
 	(void) LockAcquire(&tag, ShareLock, false, false);
@@ -98,9 +98,9 @@ sync_wait(void)
 char *
 mask_key(const char *key)
 {
-	char	   *masked = pstrdup(key);
-	int			n = strlen(masked) - 3;
-	int			i;
+	char *masked = pstrdup(key);
+	int n = strlen(masked) - 3;
+	int i;
 
 	for (i = 0; i < n; i++)
 		masked[i] = '*';
@@ -110,13 +110,13 @@ mask_key(const char *key)
 void
 run_stop(const FsError *err)
 {
-	bool		denied = strcmp(err->status, "UNAUTHENTICATED") == 0 ||
-		strcmp(err->status, "PERMISSION_DENIED") == 0;
+	bool denied = strcmp(err->status, "UNAUTHENTICATED") == 0 ||
+				  strcmp(err->status, "PERMISSION_DENIED") == 0;
 
 	ereport(ERROR,
-			(errcode(err->class == FS_RETRY ? ERRCODE_CONNECTION_FAILURE :
-					 denied ? ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION :
-					 ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+			(errcode(err->class == FS_RETRY ? ERRCODE_CONNECTION_FAILURE
+					 : denied ? ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION
+							  : ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 			 errmsg("%s", err->message)));
 }
 
@@ -124,20 +124,20 @@ void
 run_stuck(Run *run, const Member *m, const ErrorData *error)
 {
 	run->stuck++;
-	run->stuck_error = MemoryContextStrdup(run->cxt,
-										   clip_message(error->message));
-	ereport(LOG,
-			(errmsg("ekksync run " INT64_FORMAT " could not record member %s: %s",
-					run->id, mask_key(m->key), run->stuck_error)));
+	run->stuck_error =
+		MemoryContextStrdup(run->cxt, clip_message(error->message));
+	ereport(LOG, (errmsg("ekksync run " INT64_FORMAT
+						 " could not record member %s: %s",
+						 run->id, mask_key(m->key), run->stuck_error)));
 }
 
 /* Largest private memory of this process so far, in kB; 0 if unknown. */
 static void
 note_memory(Run *run)
 {
-	FILE	   *f = fopen("/proc/self/status", "r");
-	char		line[256];
-	long		kb;
+	FILE *f = fopen("/proc/self/status", "r");
+	char line[256];
+	long kb;
 
 	if (f == NULL)
 		return;
@@ -151,8 +151,8 @@ note_memory(Run *run)
 static void
 enter_phase(Run *run, const char *phase)
 {
-	char	   *activity = psprintf("ekksync run " INT64_FORMAT ": %s", run->id,
-									phase);
+	char *activity =
+		psprintf("ekksync run " INT64_FORMAT ": %s", run->id, phase);
 
 	note_memory(run);
 	tx_begin();
@@ -171,22 +171,25 @@ check_state(const StoreState *state)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("ekksync is paused"),
-				 state->paused_reason ?
-				 errdetail("Reason: %s", state->paused_reason) : 0,
+				 state->paused_reason
+					 ? errdetail("Reason: %s", state->paused_reason)
+					 : 0,
 				 errhint("Call ekksync_resume() to allow runs again.")));
 	if (settings.project == NULL || settings.project[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIG_FILE_ERROR),
-				 errmsg("no Firestore project is set"),
-				 errhint("Set it for the database, for example ALTER DATABASE %s SET ekksync.project = 'my-project', and connect anew.",
-						 quote_identifier(get_database_name(MyDatabaseId)))));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_CONFIG_FILE_ERROR),
+			 errmsg("no Firestore project is set"),
+			 errhint("Set it for the database, for example ALTER DATABASE %s "
+					 "SET ekksync.project = 'my-project', and connect anew.",
+					 quote_identifier(get_database_name(MyDatabaseId)))));
 }
 
 /* In a transaction of the caller. */
 void
 sync_preflight(void)
 {
-	StoreState	state;
+	StoreState state;
 	const Mapping *map = mapping_get();
 
 	if (map == NULL || !store_state(&state, CurrentMemoryContext))
@@ -206,7 +209,7 @@ sync_preflight(void)
 static void
 parse_path(FieldPath *path, const char *text)
 {
-	SyncError	err = {0};
+	SyncError err = {0};
 
 	if (!path_parse(text, path, &err))
 		elog(ERROR, "ekksync: %s", err.message);
@@ -216,7 +219,7 @@ parse_path(FieldPath *path, const char *text)
 static void
 make_mask(Run *run)
 {
-	int			f;
+	int f;
 
 	parse_path(&run->deleted_at, MAPPING_DELETED_AT_PATH);
 	parse_path(&run->last_modified, "metadata.last_modified");
@@ -231,7 +234,7 @@ make_mask(Run *run)
 static void
 open_client(Run *run)
 {
-	FsConfig	config = {0};
+	FsConfig config = {0};
 
 	config.project = settings.project;
 	config.database_id = settings.database_id;
@@ -247,16 +250,17 @@ open_client(Run *run)
 static List *
 merge_keys(List *a, List *b, int limit)
 {
-	List	   *result = NIL;
-	int			i = 0;
-	int			j = 0;
+	List *result = NIL;
+	int i = 0;
+	int j = 0;
 
 	while (list_length(result) < limit &&
 		   (i < list_length(a) || j < list_length(b)))
 	{
-		int			cmp = i >= list_length(a) ? 1 :
-			j >= list_length(b) ? -1 :
-			strcmp(list_nth(a, i), list_nth(b, j));
+		int cmp = i >= list_length(a) ? 1
+				  : j >= list_length(b)
+					  ? -1
+					  : strcmp(list_nth(a, i), list_nth(b, j));
 
 		result = lappend(result, cmp <= 0 ? list_nth(a, i) : list_nth(b, j));
 		if (cmp <= 0)
@@ -277,8 +281,8 @@ compare_keys(const ListCell *a, const ListCell *b)
 static List *
 next_keys(Run *run, const char *after)
 {
-	List	   *keys = NIL;
-	int			i;
+	List *keys = NIL;
+	int i;
 
 	if (run->opt.nonly >= 0)
 	{
@@ -308,8 +312,8 @@ next_keys(Run *run, const char *after)
 static void
 run_members(Run *run)
 {
-	char	   *after = NULL;
-	List	   *keys;
+	char *after = NULL;
+	List *keys;
 
 	for (;;)
 	{
@@ -330,7 +334,7 @@ run_members(Run *run)
 static void
 run_phases(Run *run)
 {
-	bool		scanned = false;
+	bool scanned = false;
 
 	fence_raise(run);
 	if (run->opt.pull)
@@ -365,15 +369,16 @@ run_phases(Run *run)
 const char *
 sync_direction(const RunOptions *opt)
 {
-	return opt->push && opt->pull ? "both" :
-		opt->push ? "to_firestore" : "to_django";
+	return opt->push && opt->pull ? "both"
+		   : opt->push			  ? "to_firestore"
+								  : "to_django";
 }
 
 /* Give the run a number; from here on whatever happens is on record. */
 static void
 start_run(Run *run)
 {
-	StoreState	state;
+	StoreState state;
 
 	tx_begin();
 	sync_preflight();
@@ -394,14 +399,16 @@ start_run(Run *run)
 static void
 end_run(Run *run, const ErrorData *error)
 {
-	RunEnd		end = {"success", "end", NULL, NULL};
+	RunEnd end = {"success", "end", NULL, NULL};
 
 	note_memory(run);
 	if (error == NULL && run->stuck > 0)
 	{
 		end.status = "failed";
-		end.error = psprintf(INT64_FORMAT " members could not be recorded, the last because: %s",
-							 run->stuck, run->stuck_error);
+		end.error =
+			psprintf(INT64_FORMAT
+					 " members could not be recorded, the last because: %s",
+					 run->stuck, run->stuck_error);
 	}
 	if (error != NULL)
 	{
@@ -409,9 +416,8 @@ end_run(Run *run, const ErrorData *error)
 		end.phase = "stopped";
 		end.sqlstate = unpack_sql_state(error->sqlerrcode);
 		end.error = error->message;
-		ereport(LOG,
-				(errmsg("ekksync run " INT64_FORMAT " failed: %s", run->id,
-						error->message)));
+		ereport(LOG, (errmsg("ekksync run " INT64_FORMAT " failed: %s",
+							 run->id, error->message)));
 	}
 	fence_lower(run, error);
 	tx_begin();
@@ -425,21 +431,21 @@ new_run(const RunOptions *options)
 {
 	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "ekksync run",
 											  ALLOCSET_DEFAULT_SIZES);
-	Run		   *run = MemoryContextAllocZero(cxt, sizeof(Run));
+	Run *run = MemoryContextAllocZero(cxt, sizeof(Run));
 
 	run->cxt = cxt;
-	run->page_cxt = AllocSetContextCreate(cxt, "ekksync batch",
-										  ALLOCSET_DEFAULT_SIZES);
+	run->page_cxt =
+		AllocSetContextCreate(cxt, "ekksync batch", ALLOCSET_DEFAULT_SIZES);
 	run->opt = *options;
 	return run;
 }
 
 bool
 sync_run(const RunOptions *options, int64 *run_id,
-		 void (*started) (int64 run_id))
+		 void (*started)(int64 run_id))
 {
-	Run		   *run = new_run(options);
-	ErrorData  *volatile error = NULL;
+	Run *run = new_run(options);
+	ErrorData *volatile error = NULL;
 
 	MemoryContextSwitchTo(run->cxt);
 	start_run(run);

@@ -16,7 +16,7 @@
  * paused, no project set ...).
  */
 extern bool sync_run(const RunOptions *options, int64 *run_id,
-					 void (*started) (int64 run_id));
+					 void (*started)(int64 run_id));
 
 /*
  * Take the lock that allows one run in a database, until the end of the
@@ -46,4 +46,4 @@ extern const char *sync_direction(const RunOptions *opt);
 /* Throw the error that a run would meet before it starts, if any. */
 extern void sync_preflight(void);
 
-#endif							/* EKKSYNC_SYNC_H */
+#endif /* EKKSYNC_SYNC_H */

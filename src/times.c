@@ -42,16 +42,14 @@ read_char(const char **p, char c)
 static bool
 read_date(const char **p, DateADT *date)
 {
-	int			year,
-				month,
-				day;
+	int year, month, day;
 
 	if (!read_digits(p, 4, &year) || !read_char(p, '-') ||
 		!read_digits(p, 2, &month) || !read_char(p, '-') ||
 		!read_digits(p, 2, &day))
 		return false;
-	if (year < MIN_YEAR || month < 1 || month > MONTHS_PER_YEAR ||
-		day < 1 || day > day_tab[isleap(year) ? 1 : 0][month - 1])
+	if (year < MIN_YEAR || month < 1 || month > MONTHS_PER_YEAR || day < 1 ||
+		day > day_tab[isleap(year) ? 1 : 0][month - 1])
 		return false;
 
 	*date = date2j(year, month, day) - POSTGRES_EPOCH_JDATE;
@@ -62,20 +60,16 @@ read_date(const char **p, DateADT *date)
 static bool
 read_time(const char **p, int64 *usecs)
 {
-	int			hour,
-				minute,
-				second,
-				digit,
-				unit = USECS_PER_SEC / 10;
+	int hour, minute, second, digit, unit = USECS_PER_SEC / 10;
 
 	if (!read_digits(p, 2, &hour) || hour >= HOURS_PER_DAY ||
-		!read_char(p, ':') ||
-		!read_digits(p, 2, &minute) || minute >= MINS_PER_HOUR ||
-		!read_char(p, ':') ||
+		!read_char(p, ':') || !read_digits(p, 2, &minute) ||
+		minute >= MINS_PER_HOUR || !read_char(p, ':') ||
 		!read_digits(p, 2, &second) || second >= SECS_PER_MINUTE)
 		return false;
-	*usecs = ((hour * MINS_PER_HOUR + minute) * (int64) SECS_PER_MINUTE +
-			  second) * USECS_PER_SEC;
+	*usecs =
+		((hour * MINS_PER_HOUR + minute) * (int64) SECS_PER_MINUTE + second) *
+		USECS_PER_SEC;
 
 	if (!read_char(p, '.'))
 		return true;
@@ -93,9 +87,7 @@ read_time(const char **p, int64 *usecs)
 static bool
 read_offset(const char **p, int64 *usecs)
 {
-	int			sign,
-				hour,
-				minute;
+	int sign, hour, minute;
 
 	*usecs = 0;
 	if (read_char(p, 'Z') || read_char(p, 'z'))
@@ -104,8 +96,8 @@ read_offset(const char **p, int64 *usecs)
 	sign = (**p == '-') ? -1 : 1;
 	if (!(read_char(p, '-') || read_char(p, '+')) ||
 		!read_digits(p, 2, &hour) || hour >= HOURS_PER_DAY ||
-		!read_char(p, ':') ||
-		!read_digits(p, 2, &minute) || minute >= MINS_PER_HOUR)
+		!read_char(p, ':') || !read_digits(p, 2, &minute) ||
+		minute >= MINS_PER_HOUR)
 		return false;
 	*usecs = sign * (hour * MINS_PER_HOUR + minute) * USECS_PER_MINUTE;
 	return true;
@@ -122,9 +114,7 @@ date_parse(const char *text, DateADT *date)
 char *
 date_format(DateADT date)
 {
-	int			year,
-				month,
-				day;
+	int year, month, day;
 
 	j2date(date + POSTGRES_EPOCH_JDATE, &year, &month, &day);
 	return psprintf("%04d-%02d-%02d", year, month, day);
@@ -135,15 +125,15 @@ bool
 date_in_range(DateADT date)
 {
 	return date >= date2j(MIN_YEAR, 1, 1) - POSTGRES_EPOCH_JDATE &&
-		date < date2j(MAX_YEAR + 1, 1, 1) - POSTGRES_EPOCH_JDATE;
+		   date < date2j(MAX_YEAR + 1, 1, 1) - POSTGRES_EPOCH_JDATE;
 }
 
 /* See codecs.h. */
 bool
 time_in_range(TimestampTz t)
 {
-	int64		first = date2j(MIN_YEAR, 1, 1) - POSTGRES_EPOCH_JDATE;
-	int64		end = date2j(MAX_YEAR + 1, 1, 1) - POSTGRES_EPOCH_JDATE;
+	int64 first = date2j(MIN_YEAR, 1, 1) - POSTGRES_EPOCH_JDATE;
+	int64 end = date2j(MAX_YEAR + 1, 1, 1) - POSTGRES_EPOCH_JDATE;
 
 	return t >= first * USECS_PER_DAY && t < end * USECS_PER_DAY;
 }
@@ -156,14 +146,12 @@ time_in_range(TimestampTz t)
 bool
 time_parse(const char *text, TimestampTz *t)
 {
-	DateADT		date;
-	int64		time,
-				offset;
+	DateADT date;
+	int64 time, offset;
 
 	if (!read_date(&text, &date) ||
 		!(read_char(&text, 'T') || read_char(&text, 't')) ||
-		!read_time(&text, &time) ||
-		!read_offset(&text, &offset) ||
+		!read_time(&text, &time) || !read_offset(&text, &offset) ||
 		*text != '\0')
 		return false;
 
@@ -178,11 +166,9 @@ time_parse(const char *text, TimestampTz *t)
 char *
 time_format(TimestampTz t)
 {
-	int64		days = t / USECS_PER_DAY;
-	int64		usecs = t % USECS_PER_DAY;
-	int			year,
-				month,
-				day;
+	int64 days = t / USECS_PER_DAY;
+	int64 usecs = t % USECS_PER_DAY;
+	int year, month, day;
 
 	if (usecs < 0)
 	{

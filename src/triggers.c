@@ -57,8 +57,7 @@ depend_on_queue(Oid trigger, Oid queue_relid)
 	ObjectAddressSet(queue, RelationRelationId, queue_relid);
 	(void) deleteDependencyRecordsForSpecific(TriggerRelationId, trigger,
 											  DEPENDENCY_NORMAL,
-											  RelationRelationId,
-											  queue_relid);
+											  RelationRelationId, queue_relid);
 	recordDependencyOn(&object, &queue, DEPENDENCY_NORMAL);
 }
 
@@ -66,17 +65,16 @@ depend_on_queue(Oid trigger, Oid queue_relid)
 static Oid
 capture_function(void)
 {
-	Oid			function;
+	Oid function;
 
 	function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
 							   CStringGetDatum("capture"),
 							   PointerGetDatum(buildoidvector(NULL, 0)),
 							   ObjectIdGetDatum(ekksync_schema_oid()));
 	if (!OidIsValid(function))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("function %s.capture() does not exist",
-						EKKSYNC_SCHEMA)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+						errmsg("function %s.capture() does not exist",
+							   EKKSYNC_SCHEMA)));
 	return function;
 }
 
@@ -88,9 +86,9 @@ static Oid
 create_trigger(Oid relid, const char *name, bool row, int16 events)
 {
 	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
-	Oid			function = capture_function();
+	Oid function = capture_function();
 	ObjectAddress address;
-	SqlScope	scope;
+	SqlScope scope;
 
 	stmt->trigname = pstrdup(name);
 	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(relid)),
@@ -99,9 +97,9 @@ create_trigger(Oid relid, const char *name, bool row, int16 events)
 	stmt->timing = TRIGGER_TYPE_AFTER;
 	stmt->events = events;
 	sql_enter(&scope, relation_owner_oid(relid));
-	address = CreateTrigger(stmt, NULL, relid, InvalidOid, InvalidOid,
-							InvalidOid, function, InvalidOid, NULL, false,
-							false);
+	address =
+		CreateTrigger(stmt, NULL, relid, InvalidOid, InvalidOid, InvalidOid,
+					  function, InvalidOid, NULL, false, false);
 	CommandCounterIncrement();
 	sql_leave(&scope);
 	return address.objectId;
@@ -111,31 +109,31 @@ create_trigger(Oid relid, const char *name, bool row, int16 events)
 static bool
 trigger_fires(Oid relid, const char *name, Oid trigger)
 {
-	Oid			types[1] = {OIDOID};
-	Datum		values[1];
-	SqlScope	scope;
-	Oid			function;
-	char		enabled;
-	bool		isnull;
+	Oid types[1] = {OIDOID};
+	Datum values[1];
+	SqlScope scope;
+	Oid function;
+	char enabled;
+	bool isnull;
 
 	values[0] = ObjectIdGetDatum(trigger);
 	sql_enter(&scope, ekksync_owner_oid());
-	sql_run("SELECT tgfoid, tgenabled FROM pg_trigger WHERE oid = $1",
-			1, types, values, NULL, false, 1);
-	function = DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0],
-											  SPI_tuptable->tupdesc, 1,
-											  &isnull));
+	sql_run("SELECT tgfoid, tgenabled FROM pg_trigger WHERE oid = $1", 1,
+			types, values, NULL, false, 1);
+	function =
+		DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[0],
+									   SPI_tuptable->tupdesc, 1, &isnull));
 	enabled = DatumGetChar(SPI_getbinval(SPI_tuptable->vals[0],
 										 SPI_tuptable->tupdesc, 2, &isnull));
 	sql_leave(&scope);
 	if (function != capture_function())
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("trigger \"%s\" for relation \"%s\" already exists and is not ekksync's",
-						name, get_rel_name(relid)),
-				 errhint("Rename or drop it.")));
+		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
+						errmsg("trigger \"%s\" for relation \"%s\" already "
+							   "exists and is not ekksync's",
+							   name, get_rel_name(relid)),
+						errhint("Rename or drop it.")));
 	return enabled == TRIGGER_FIRES_ON_ORIGIN ||
-		enabled == TRIGGER_FIRES_ALWAYS;
+		   enabled == TRIGGER_FIRES_ALWAYS;
 }
 
 /* One trigger; true when it was missing or did not fire. */
@@ -143,7 +141,7 @@ static bool
 ensure(Report *report, Oid relid, Oid queue_relid, const char *name, bool row,
 	   int16 events)
 {
-	Oid			trigger = get_trigger_oid(relid, name, true);
+	Oid trigger = get_trigger_oid(relid, name, true);
 	const char *outcome = "kept";
 
 	if (!OidIsValid(trigger))
@@ -164,21 +162,22 @@ ensure(Report *report, Oid relid, Oid queue_relid, const char *name, bool row,
 		report_row(report,
 				   psprintf("trigger %s on %s", name,
 							relation_qualified(relid)),
-				   outcome, "%s", strcmp(outcome, "mended") == 0 ?
-				   "it was disabled" : "");
+				   outcome, "%s",
+				   strcmp(outcome, "mended") == 0 ? "it was disabled" : "");
 	return strcmp(outcome, "kept") != 0;
 }
 
 bool
 triggers_ensure(Report *report, Oid relid, Oid queue_relid)
 {
-	bool		changed;
+	bool changed;
 
 	changed = ensure(report, relid, queue_relid, ROW_TRIGGER, true,
 					 TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE |
-					 TRIGGER_TYPE_DELETE);
+						 TRIGGER_TYPE_DELETE);
 	return ensure(report, relid, queue_relid, TRUNCATE_TRIGGER, false,
-				  TRIGGER_TYPE_TRUNCATE) || changed;
+				  TRIGGER_TYPE_TRUNCATE) ||
+		   changed;
 }
 
 /* Tables with triggers of ours: List of oids, those to prune. */
@@ -186,11 +185,11 @@ static List *
 tables_to_prune(Oid member_relid, bool all)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Oid			types[3] = {OIDOID, OIDOID, BOOLOID};
-	Datum		values[3];
-	List	   *tables = NIL;
-	SqlScope	scope;
-	uint64		i;
+	Oid types[3] = {OIDOID, OIDOID, BOOLOID};
+	Datum values[3];
+	List *tables = NIL;
+	SqlScope scope;
+	uint64 i;
 
 	values[0] = ObjectIdGetDatum(capture_function());
 	values[1] = ObjectIdGetDatum(member_relid);
@@ -207,12 +206,13 @@ tables_to_prune(Oid member_relid, bool all)
 	MemoryContextSwitchTo(caller);
 	for (i = 0; i < SPI_processed; i++)
 	{
-		bool		isnull;
+		bool isnull;
 
-		tables = lappend_oid(tables,
-							 DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
-															SPI_tuptable->tupdesc,
-															1, &isnull)));
+		tables =
+			lappend_oid(tables,
+						DatumGetObjectId(SPI_getbinval(SPI_tuptable->vals[i],
+													   SPI_tuptable->tupdesc,
+													   1, &isnull)));
 	}
 	sql_leave(&scope);
 	return tables;
@@ -222,15 +222,15 @@ void
 triggers_prune(Report *report, Oid member_relid, bool all)
 {
 	const char *names[2] = {ROW_TRIGGER, TRUNCATE_TRIGGER};
-	List	   *tables = tables_to_prune(member_relid, all);
-	ListCell   *cell;
-	int			i;
+	List *tables = tables_to_prune(member_relid, all);
+	ListCell *cell;
+	int i;
 
-	foreach(cell, tables)
+	foreach (cell, tables)
 		require_owner(lfirst_oid(cell));
-	foreach(cell, tables)
+	foreach (cell, tables)
 	{
-		Oid			relid = lfirst_oid(cell);
+		Oid relid = lfirst_oid(cell);
 
 		for (i = 0; i < 2; i++)
 		{
@@ -240,8 +240,9 @@ triggers_prune(Report *report, Oid member_relid, bool all)
 					psprintf("DROP TRIGGER %s ON %s", names[i],
 							 relation_qualified(relid)));
 			if (report != NULL)
-				report_row(report, psprintf("trigger %s on %s", names[i],
-											relation_qualified(relid)),
+				report_row(report,
+						   psprintf("trigger %s on %s", names[i],
+									relation_qualified(relid)),
 						   "dropped", "%s", "");
 		}
 	}

@@ -19,7 +19,7 @@
 static struct
 {
 	MemoryContext caller_cxt;
-}			tx_state;
+} tx_state;
 
 void
 tx_begin(void)
@@ -38,8 +38,8 @@ tx_begin(void)
 void
 tx_commit(void)
 {
-	Oid			user;
-	int			context;
+	Oid user;
+	int context;
 
 	GetUserIdAndSecContext(&user, &context);
 	PopActiveSnapshot();
@@ -56,10 +56,10 @@ tx_commit(void)
  * context; what ends a run is thrown again.
  */
 ErrorData *
-tx_guarded(void (*work) (void *arg), void *arg, bool commit)
+tx_guarded(void (*work)(void *arg), void *arg, bool commit)
 {
 	MemoryContext cxt = CurrentMemoryContext;
-	ErrorData  *volatile error = NULL;
+	ErrorData *volatile error = NULL;
 
 	PG_TRY();
 	{

@@ -18,7 +18,7 @@ static char *
 decode_jsonb(const cJSON *value, SyncError *err)
 {
 	StringInfoData plain;
-	Datum		jsonb;
+	Datum jsonb;
 
 	initStringInfo(&plain);
 	if (!wire_append_plain(value, &plain, 0, true, err))
@@ -39,7 +39,7 @@ decode_texts(const Codec *codec, const cJSON *content, SyncError *err)
 	appendStringInfoChar(&canon, '[');
 	for (item = wire_children(content); item != NULL; item = item->next)
 	{
-		WireType	type;
+		WireType type;
 		const cJSON *element;
 
 		if (!wire_open(item, &type, &element, err))
@@ -47,7 +47,8 @@ decode_texts(const Codec *codec, const cJSON *content, SyncError *err)
 		if (type != WIRE_STRING)
 		{
 			sync_error(err, ERRCODE_DATATYPE_MISMATCH,
-					   "codec \"%s\" does not read an array with an element of type %s",
+					   "codec \"%s\" does not read an array with an element "
+					   "of type %s",
 					   codec_name(codec), wire_type_name(type));
 			return NULL;
 		}
@@ -77,10 +78,10 @@ decode_text(const Codec *codec, const cJSON *content, SyncError *err)
 char *
 value_decode(const Codec *codec, const cJSON *value, SyncError *err)
 {
-	WireType	type;
+	WireType type;
 	const cJSON *content;
-	int64		integer;
-	double		number;
+	int64 integer;
+	double number;
 
 	if (value == NULL)
 		return pstrdup(CANON_NULL);
@@ -104,11 +105,13 @@ value_decode(const Codec *codec, const cJSON *value, SyncError *err)
 				return pstrdup(cJSON_IsTrue(content) ? "true" : "false");
 			break;
 		case WIRE_INTEGER:
-			return wire_integer(content, &integer, err) ?
-				codec_read_int(codec, integer, err) : NULL;
+			return wire_integer(content, &integer, err)
+					   ? codec_read_int(codec, integer, err)
+					   : NULL;
 		case WIRE_DOUBLE:
-			return wire_double(content, &number, err) ?
-				codec_read_double(codec, number, err) : NULL;
+			return wire_double(content, &number, err)
+					   ? codec_read_double(codec, number, err)
+					   : NULL;
 		case WIRE_ARRAY:
 			if (codec->kind == CODEC_TEXT_ARRAY)
 				return decode_texts(codec, content, err);
@@ -133,7 +136,7 @@ static bool
 encode_int(const Codec *codec, const char *canon, StringInfo out,
 		   SyncError *err)
 {
-	int64		number;
+	int64 number;
 
 	if (!int_parse(canon, &number))
 		return not_canonical(codec, err);
@@ -167,7 +170,7 @@ static bool
 encode_texts(const Codec *codec, const char *canon, StringInfo out,
 			 SyncError *err)
 {
-	char	  **texts;
+	char **texts;
 
 	if (canon_to_texts(canon, &texts) < 0)
 		return not_canonical(codec, err);
@@ -179,8 +182,8 @@ static bool
 encode_string(const Codec *codec, const char *canon, StringInfo out,
 			  SyncError *err)
 {
-	char	   *text = canon_to_text(canon);
-	char	   *again;
+	char *text = canon_to_text(canon);
+	char *again;
 
 	if (text == NULL)
 		return not_canonical(codec, err);

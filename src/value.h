@@ -21,39 +21,39 @@
 
 typedef enum CodecKind
 {
-	CODEC_TEXT,					/* stringValue; '' is no value */
-	CODEC_INT,					/* integerValue, 64 bits */
-	CODEC_BOOL,					/* booleanValue */
-	CODEC_DATE,					/* stringValue YYYY-MM-DD */
-	CODEC_TIMESTAMP,			/* timestampValue, microseconds */
-	CODEC_NUMERIC,				/* stringValue, lossless; numbers read too */
-	CODEC_ENUM,					/* column code <-> document label; reads both */
-	CODEC_KENNITALA,			/* stringValue, ten digits; hyphen read */
-	CODEC_PHONE,				/* stringValue XXX-XXXX */
-	CODEC_JSONB,				/* any Value */
-	CODEC_TEXT_ARRAY			/* arrayValue of stringValue */
+	CODEC_TEXT,		 /* stringValue; '' is no value */
+	CODEC_INT,		 /* integerValue, 64 bits */
+	CODEC_BOOL,		 /* booleanValue */
+	CODEC_DATE,		 /* stringValue YYYY-MM-DD */
+	CODEC_TIMESTAMP, /* timestampValue, microseconds */
+	CODEC_NUMERIC,	 /* stringValue, lossless; numbers read too */
+	CODEC_ENUM,		 /* column code <-> document label; reads both */
+	CODEC_KENNITALA, /* stringValue, ten digits; hyphen read */
+	CODEC_PHONE,	 /* stringValue XXX-XXXX */
+	CODEC_JSONB,	 /* any Value */
+	CODEC_TEXT_ARRAY /* arrayValue of stringValue */
 } CodecKind;
 
 /* One pair of an enum: the column's value and the document's. */
 typedef struct EnumPair
 {
-	char	   *code;			/* canonical, e.g. 1 */
-	char	   *label;			/* canonical, e.g. "male" */
+	char *code;	 /* canonical, e.g. 1 */
+	char *label; /* canonical, e.g. "male" */
 } EnumPair;
 
 typedef struct Codec
 {
-	CodecKind	kind;
-	int			npairs;			/* CODEC_ENUM: its pairs */
-	EnumPair   *pairs;
+	CodecKind kind;
+	int npairs; /* CODEC_ENUM: its pairs */
+	EnumPair *pairs;
 } Codec;
 
 /* A parsed field path, e.g. profile.`a.b` -> {"profile", "a.b"}. */
 typedef struct FieldPath
 {
-	int			nsegments;
-	char	  **segments;		/* raw keys, unquoted */
-	char	   *quoted;			/* as Firestore wants it in masks */
+	int nsegments;
+	char **segments; /* raw keys, unquoted */
+	char *quoted;	 /* as Firestore wants it in masks */
 } FieldPath;
 
 /* ---- the wire ---- */
@@ -121,8 +121,8 @@ extern char *value_decode(const Codec *codec, const cJSON *value,
  * Firestore cannot hold it (over 1 MiB - 89 bytes, an array in an array), or
  * canon is not of the codec.  out holds a part of it then.
  */
-extern bool value_encode(const Codec *codec, const char *canon,
-						 StringInfo out, SyncError *err);
+extern bool value_encode(const Codec *codec, const char *canon, StringInfo out,
+						 SyncError *err);
 
 /*
  * A Value of any type as plain JSON, appended to out: timestamps, bytes
@@ -169,4 +169,4 @@ extern bool time_parse(const char *text, TimestampTz *t);
 /* TimestampTz -> "2026-11-22T13:39:02.250584Z", always six digits; palloc'd. */
 extern char *time_format(TimestampTz t);
 
-#endif							/* EKKSYNC_VALUE_H */
+#endif /* EKKSYNC_VALUE_H */

@@ -19,25 +19,21 @@ PG_FUNCTION_INFO_V1(ekksync_canonical);
 PG_FUNCTION_INFO_V1(ekksync_plain);
 PG_FUNCTION_INFO_V1(ekksync_field_path);
 
-static void
-throw(const SyncError *err)
+static void throw(const SyncError *err)
 {
-	ereport(ERROR,
-			(errcode(err->sqlstate),
-			 errmsg("%s", err->message)));
+	ereport(ERROR, (errcode(err->sqlstate), errmsg("%s", err->message)));
 }
 
 /* Codec by the arguments codec (the first) and options (the third). */
 static void
 get_codec(FunctionCallInfo fcinfo, Codec *codec)
 {
-	char	   *options = NULL;
-	SyncError	err;
+	char *options = NULL;
+	SyncError err;
 
 	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("codec must not be null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("codec must not be null")));
 	if (!PG_ARGISNULL(2))
 		options = canon_from_jsonb(PG_GETARG_JSONB_P(2));
 	if (!codec_lookup(text_to_cstring(PG_GETARG_TEXT_PP(0)), options, codec,
@@ -55,13 +51,12 @@ jsonb_from_text(char *json)
 static cJSON *
 get_tree(Jsonb *jsonb)
 {
-	char	   *text = JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
-	cJSON	   *tree = wire_parse(text, strlen(text));
+	char *text = JsonbToCString(NULL, &jsonb->root, VARSIZE(jsonb));
+	cJSON *tree = wire_parse(text, strlen(text));
 
 	if (tree == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("value cannot be read as JSON from the wire")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("value cannot be read as JSON from the wire")));
 	return tree;
 }
 
@@ -70,9 +65,9 @@ Datum
 ekksync_encode_value(PG_FUNCTION_ARGS)
 {
 	const char *canon = CANON_NULL;
-	Codec		codec;
+	Codec codec;
 	StringInfoData out;
-	SyncError	err;
+	SyncError err;
 
 	get_codec(fcinfo, &codec);
 	if (!PG_ARGISNULL(1))
@@ -88,10 +83,10 @@ ekksync_encode_value(PG_FUNCTION_ARGS)
 Datum
 ekksync_decode_value(PG_FUNCTION_ARGS)
 {
-	cJSON	   *tree = NULL;
-	Codec		codec;
-	char	   *canon;
-	SyncError	err;
+	cJSON *tree = NULL;
+	Codec codec;
+	char *canon;
+	SyncError err;
 
 	get_codec(fcinfo, &codec);
 	if (!PG_ARGISNULL(1))
@@ -108,14 +103,15 @@ ekksync_decode_value(PG_FUNCTION_ARGS)
 Datum
 ekksync_canonical(PG_FUNCTION_ARGS)
 {
-	Oid			typid = get_fn_expr_argtype(fcinfo->flinfo, 1);
-	Codec		codec;
-	char	   *canon;
-	SyncError	err;
+	Oid typid = get_fn_expr_argtype(fcinfo->flinfo, 1);
+	Codec codec;
+	char *canon;
+	SyncError err;
 
 	get_codec(fcinfo, &codec);
-	canon = value_from_datum(&codec, PG_ARGISNULL(1) ? (Datum) 0 :
-							 PG_GETARG_DATUM(1), PG_ARGISNULL(1), typid, &err);
+	canon = value_from_datum(&codec,
+							 PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1),
+							 PG_ARGISNULL(1), typid, &err);
 	if (canon == NULL)
 		throw(&err);
 	return jsonb_from_text(canon);
@@ -125,10 +121,10 @@ ekksync_canonical(PG_FUNCTION_ARGS)
 Datum
 ekksync_plain(PG_FUNCTION_ARGS)
 {
-	cJSON	   *tree = get_tree(PG_GETARG_JSONB_P(0));
+	cJSON *tree = get_tree(PG_GETARG_JSONB_P(0));
 	StringInfoData out;
-	SyncError	err;
-	bool		done;
+	SyncError err;
+	bool done;
 
 	initStringInfo(&out);
 	done = value_to_plain(tree, &out, &err);
@@ -143,8 +139,8 @@ ekksync_plain(PG_FUNCTION_ARGS)
 Datum
 ekksync_field_path(PG_FUNCTION_ARGS)
 {
-	FieldPath	path;
-	SyncError	err;
+	FieldPath path;
+	SyncError err;
 
 	if (!path_parse(text_to_cstring(PG_GETARG_TEXT_PP(0)), &path, &err))
 		throw(&err);

@@ -19,26 +19,24 @@
 /* Doubles below this hold integers exactly. */
 #define MAX_EXACT_DOUBLE 9007199254740992.0
 
-static const char *const wire_names[] = {
-	[WIRE_NULL] = "nullValue",
-	[WIRE_BOOLEAN] = "booleanValue",
-	[WIRE_INTEGER] = "integerValue",
-	[WIRE_DOUBLE] = "doubleValue",
-	[WIRE_TIMESTAMP] = "timestampValue",
-	[WIRE_STRING] = "stringValue",
-	[WIRE_BYTES] = "bytesValue",
-	[WIRE_REFERENCE] = "referenceValue",
-	[WIRE_GEO_POINT] = "geoPointValue",
-	[WIRE_ARRAY] = "arrayValue",
-	[WIRE_MAP] = "mapValue"
-};
+static const char *const wire_names[] = {[WIRE_NULL] = "nullValue",
+										 [WIRE_BOOLEAN] = "booleanValue",
+										 [WIRE_INTEGER] = "integerValue",
+										 [WIRE_DOUBLE] = "doubleValue",
+										 [WIRE_TIMESTAMP] = "timestampValue",
+										 [WIRE_STRING] = "stringValue",
+										 [WIRE_BYTES] = "bytesValue",
+										 [WIRE_REFERENCE] = "referenceValue",
+										 [WIRE_GEO_POINT] = "geoPointValue",
+										 [WIRE_ARRAY] = "arrayValue",
+										 [WIRE_MAP] = "mapValue"};
 
 /* A place in canonical JSON that becomes a Value. */
 typedef struct Encoder
 {
 	const char *p;
-	StringInfo	out;
-	SyncError  *err;
+	StringInfo out;
+	SyncError *err;
 } Encoder;
 
 static bool encode_any(Encoder *e, int depth, bool in_array);
@@ -54,9 +52,9 @@ wire_parse(const char *text, size_t len)
 {
 	const char *end = text + len;
 	const char *p = text;
-	char	   *copy;
-	char	   *to;
-	cJSON	   *tree;
+	char *copy;
+	char *to;
+	cJSON *tree;
 
 	if (strstr(text, "\\u0000") == NULL)
 		return cJSON_ParseWithLength(text, len);
@@ -100,9 +98,10 @@ holds_only(const cJSON *content, const char *name, int json_type)
 
 	if (!cJSON_IsObject(content))
 		return false;
-	cJSON_ArrayForEach(item, content)
+	cJSON_ArrayForEach (item, content)
 	{
-		if (strcmp(item->string, name) != 0 || (item->type & 0xff) != json_type)
+		if (strcmp(item->string, name) != 0 ||
+			(item->type & 0xff) != json_type)
 			return false;
 	}
 	return true;
@@ -122,14 +121,14 @@ geo_coordinate(const cJSON *content, const char *name, double *number)
 static bool
 content_fits(WireType type, const cJSON *content)
 {
-	double		number;
+	double number;
 
 	switch (type)
 	{
 		case WIRE_NULL:
 			return cJSON_IsNull(content) ||
-				(cJSON_IsString(content) &&
-				 strcmp(content->valuestring, "NULL_VALUE") == 0);
+				   (cJSON_IsString(content) &&
+					strcmp(content->valuestring, "NULL_VALUE") == 0);
 		case WIRE_BOOLEAN:
 			return cJSON_IsBool(content);
 		case WIRE_INTEGER:
@@ -142,8 +141,8 @@ content_fits(WireType type, const cJSON *content)
 			return cJSON_IsString(content);
 		case WIRE_GEO_POINT:
 			return cJSON_IsObject(content) &&
-				geo_coordinate(content, "latitude", &number) &&
-				geo_coordinate(content, "longitude", &number);
+				   geo_coordinate(content, "latitude", &number) &&
+				   geo_coordinate(content, "longitude", &number);
 		case WIRE_ARRAY:
 			return holds_only(content, "values", cJSON_Array);
 		case WIRE_MAP:
@@ -158,7 +157,7 @@ wire_open(const cJSON *value, WireType *type, const cJSON **content,
 		  SyncError *err)
 {
 	const cJSON *item = cJSON_IsObject(value) ? value->child : NULL;
-	int			i;
+	int i;
 
 	if (item != NULL && item->next == NULL)
 	{
@@ -235,7 +234,7 @@ wire_children(const cJSON *content)
 static bool
 append_plain_double(double number, StringInfo out, bool finite, SyncError *err)
 {
-	char		buf[DOUBLE_SHORTEST_DECIMAL_LEN];
+	char buf[DOUBLE_SHORTEST_DECIMAL_LEN];
 
 	if (!isfinite(number) && finite)
 		return sync_error(err, ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
@@ -254,8 +253,9 @@ append_plain_time(const cJSON *content, StringInfo out, SyncError *err)
 	TimestampTz t;
 
 	if (!time_parse(content->valuestring, &t))
-		return sync_error(err, ERRCODE_INVALID_DATETIME_FORMAT,
-						  "timestampValue is not a time in the years 1 to 9999");
+		return sync_error(
+			err, ERRCODE_INVALID_DATETIME_FORMAT,
+			"timestampValue is not a time in the years 1 to 9999");
 	appendStringInfo(out, "\"%s\"", time_format(t));
 	return true;
 }
@@ -280,8 +280,8 @@ append_plain_array(const cJSON *content, StringInfo out, int depth,
 }
 
 static bool
-append_plain_map(const cJSON *content, StringInfo out, int depth,
-				 bool finite, SyncError *err)
+append_plain_map(const cJSON *content, StringInfo out, int depth, bool finite,
+				 SyncError *err)
 {
 	const cJSON *item;
 	const char *separator = "";
@@ -305,8 +305,8 @@ append_plain_map(const cJSON *content, StringInfo out, int depth,
 static void
 append_plain_geo(const cJSON *content, StringInfo out)
 {
-	double		latitude;
-	double		longitude;
+	double latitude;
+	double longitude;
 
 	(void) geo_coordinate(content, "latitude", &latitude);
 	(void) geo_coordinate(content, "longitude", &longitude);
@@ -322,10 +322,10 @@ bool
 wire_append_plain(const cJSON *value, StringInfo out, int depth, bool finite,
 				  SyncError *err)
 {
-	WireType	type;
+	WireType type;
 	const cJSON *content;
-	int64		integer;
-	double		number;
+	int64 integer;
+	double number;
 
 	if (depth > READ_MAX_DEPTH)
 		return sync_error(err, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
@@ -340,7 +340,8 @@ wire_append_plain(const cJSON *value, StringInfo out, int depth, bool finite,
 			appendStringInfoString(out, CANON_NULL);
 			return true;
 		case WIRE_BOOLEAN:
-			appendStringInfoString(out, cJSON_IsTrue(content) ? "true" : "false");
+			appendStringInfoString(out,
+								   cJSON_IsTrue(content) ? "true" : "false");
 			return true;
 		case WIRE_INTEGER:
 			if (!wire_integer(content, &integer, err))
@@ -349,7 +350,7 @@ wire_append_plain(const cJSON *value, StringInfo out, int depth, bool finite,
 			return true;
 		case WIRE_DOUBLE:
 			return wire_double(content, &number, err) &&
-				append_plain_double(number, out, finite, err);
+				   append_plain_double(number, out, finite, err);
 		case WIRE_TIMESTAMP:
 			return append_plain_time(content, out, err);
 		case WIRE_STRING:
@@ -407,17 +408,18 @@ static bool
 encode_string(Encoder *e)
 {
 	const char *start = e->p;
-	char	   *text;
-	size_t		len;
+	char *text;
+	size_t len;
 
 	if (!encode_scan_string(e, &text))
 		return false;
 	len = strlen(text);
 	pfree(text);
 	if (len > FIRESTORE_MAX_STRING)
-		return sync_error(e->err, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-						  "text of %zu bytes is over Firestore's limit of %d bytes",
-						  len, FIRESTORE_MAX_STRING);
+		return sync_error(
+			e->err, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+			"text of %zu bytes is over Firestore's limit of %d bytes", len,
+			FIRESTORE_MAX_STRING);
 
 	appendStringInfoString(e->out, "{\"stringValue\":");
 	appendBinaryStringInfo(e->out, start, (int) (e->p - start));
@@ -429,12 +431,12 @@ encode_string(Encoder *e)
 static bool
 encode_number(Encoder *e)
 {
-	size_t		len = strspn(e->p, "-0123456789.");
-	char	   *token = pnstrdup(e->p, len);
-	char	   *exact = number_read(token, NULL);
-	char		shortest[DOUBLE_SHORTEST_DECIMAL_LEN];
-	char	   *back;
-	int64		integer;
+	size_t len = strspn(e->p, "-0123456789.");
+	char *token = pnstrdup(e->p, len);
+	char *exact = number_read(token, NULL);
+	char shortest[DOUBLE_SHORTEST_DECIMAL_LEN];
+	char *back;
+	int64 integer;
 
 	if (exact == NULL)
 		return encode_malformed(e);
@@ -450,8 +452,9 @@ encode_number(Encoder *e)
 	double_to_shortest_decimal_buf(strtod(token, NULL), shortest);
 	back = number_read(shortest, NULL);
 	if (back == NULL || strcmp(back, exact) != 0)
-		return sync_error(e->err, ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-						  "number has more digits than a Firestore number can hold");
+		return sync_error(
+			e->err, ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+			"number has more digits than a Firestore number can hold");
 	appendStringInfo(e->out, "{\"doubleValue\":%s}", shortest);
 	return true;
 }
@@ -463,16 +466,14 @@ encode_literal(Encoder *e)
 	{
 		const char *literal;
 		const char *value;
-	}			literals[] = {
-		{"null", "{\"nullValue\":null}"},
-		{"true", "{\"booleanValue\":true}"},
-		{"false", "{\"booleanValue\":false}"}
-	};
-	int			i;
+	} literals[] = {{"null", "{\"nullValue\":null}"},
+					{"true", "{\"booleanValue\":true}"},
+					{"false", "{\"booleanValue\":false}"}};
+	int i;
 
 	for (i = 0; i < (int) lengthof(literals); i++)
 	{
-		size_t		len = strlen(literals[i].literal);
+		size_t len = strlen(literals[i].literal);
 
 		if (strncmp(e->p, literals[i].literal, len) == 0)
 		{
@@ -507,7 +508,7 @@ encode_separator(Encoder *e, char closing, bool *more)
 static bool
 encode_array(Encoder *e, int depth)
 {
-	bool		more = (e->p[1] != ']');
+	bool more = (e->p[1] != ']');
 
 	appendStringInfoString(e->out, "{\"arrayValue\":{\"values\":[");
 	e->p += more ? 1 : 2;
@@ -524,14 +525,14 @@ encode_array(Encoder *e, int depth)
 static bool
 encode_map(Encoder *e, int depth)
 {
-	bool		more = (e->p[1] != '}');
+	bool more = (e->p[1] != '}');
 
 	appendStringInfoString(e->out, "{\"mapValue\":{\"fields\":{");
 	e->p += more ? 1 : 2;
 	while (more)
 	{
 		const char *start = e->p;
-		char	   *name;
+		char *name;
 
 		if (!encode_scan_string(e, &name) || !name_check(name, e->err))
 			return false;
@@ -555,13 +556,15 @@ encode_any(Encoder *e, int depth, bool in_array)
 	if (*e->p == '"')
 		return encode_string(e);
 	if (*e->p != '[' && *e->p != '{')
-		return (*e->p == '-' || (*e->p >= '0' && *e->p <= '9')) ?
-			encode_number(e) : encode_literal(e);
+		return (*e->p == '-' || (*e->p >= '0' && *e->p <= '9'))
+				   ? encode_number(e)
+				   : encode_literal(e);
 
 	if (depth == FIRESTORE_MAX_DEPTH)
-		return sync_error(e->err, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-						  "value is nested deeper than the %d levels that Firestore allows",
-						  FIRESTORE_MAX_DEPTH);
+		return sync_error(
+			e->err, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+			"value is nested deeper than the %d levels that Firestore allows",
+			FIRESTORE_MAX_DEPTH);
 	if (*e->p == '{')
 		return encode_map(e, depth);
 	if (in_array)
@@ -574,7 +577,7 @@ encode_any(Encoder *e, int depth, bool in_array)
 bool
 wire_append_value(const char *canon, StringInfo out, SyncError *err)
 {
-	Encoder		e = {canon, out, err};
+	Encoder e = {canon, out, err};
 
 	if (!encode_any(&e, 0, false))
 		return false;

@@ -39,38 +39,38 @@
 typedef enum SharedPhase
 {
 	PHASE_ASKED,
-	PHASE_STARTED,				/* run_id is set */
+	PHASE_STARTED, /* run_id is set */
 	PHASE_ENDED,
-	PHASE_BUSY,					/* run_id is the other run's, or 0 */
-	PHASE_REFUSED				/* the error texts are set */
+	PHASE_BUSY,	  /* run_id is the other run's, or 0 */
+	PHASE_REFUSED /* the error texts are set */
 } SharedPhase;
 
 typedef struct SharedRun
 {
 	pg_atomic_uint32 phase;
-	Oid			database;
-	Oid			role;
-	bool		can_login;
-	pid_t		caller;
-	bool		push;
-	bool		pull;
-	bool		dry_run;
-	bool		force;
-	int64		run_id;
-	int			sqlstate;
-	char		message[TEXT_SIZE];
-	char		detail[TEXT_SIZE];
-	char		hint[TEXT_SIZE];
-	int			nonly;
-	Size		only_size;
-	char		only[FLEXIBLE_ARRAY_MEMBER];	/* strings with their NULs */
+	Oid database;
+	Oid role;
+	bool can_login;
+	pid_t caller;
+	bool push;
+	bool pull;
+	bool dry_run;
+	bool force;
+	int64 run_id;
+	int sqlstate;
+	char message[TEXT_SIZE];
+	char detail[TEXT_SIZE];
+	char hint[TEXT_SIZE];
+	int nonly;
+	Size only_size;
+	char only[FLEXIBLE_ARRAY_MEMBER]; /* strings with their NULs */
 } SharedRun;
 
 /* Per-process state of a worker. */
 static struct
 {
-	SharedRun  *shared;
-}			worker_state;
+	SharedRun *shared;
+} worker_state;
 
 PGDLLEXPORT void ekksync_run_main(Datum main_arg);
 
@@ -79,7 +79,7 @@ PGDLLEXPORT void ekksync_run_main(Datum main_arg);
 static void
 tell_caller(SharedPhase phase)
 {
-	PGPROC	   *proc;
+	PGPROC *proc;
 
 	pg_write_barrier();
 	pg_atomic_write_u32(&worker_state.shared->phase, phase);
@@ -99,7 +99,7 @@ static void
 copy_options(const SharedRun *shared, RunOptions *options)
 {
 	const char *p = shared->only;
-	int			i;
+	int i;
 
 	options->push = shared->push;
 	options->pull = shared->pull;
@@ -122,17 +122,17 @@ copy_options(const SharedRun *shared, RunOptions *options)
 static void
 pin_settings(void)
 {
-	char		buf[32];
+	char buf[32];
 
 	SetConfigOption("default_transaction_isolation", "read committed",
 					PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("default_transaction_read_only", "off",
-					PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("default_transaction_deferrable", "off",
-					PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET,
+					PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_deferrable", "off", PGC_SUSET,
+					PGC_S_OVERRIDE);
 	SetConfigOption("statement_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("idle_in_transaction_session_timeout", "0",
-					PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET,
+					PGC_S_OVERRIDE);
 	if (GetConfigOption("transaction_timeout", true, false) != NULL)
 		SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	snprintf(buf, sizeof(buf), "%d", Max(DeadlockTimeout / 2, 1));
@@ -144,11 +144,10 @@ pin_settings(void)
 static void
 refuse(const ErrorData *error)
 {
-	SharedRun  *shared = worker_state.shared;
+	SharedRun *shared = worker_state.shared;
 
 	shared->sqlstate = error->sqlerrcode;
-	strlcpy(shared->message, error->message ? error->message : "",
-			TEXT_SIZE);
+	strlcpy(shared->message, error->message ? error->message : "", TEXT_SIZE);
 	strlcpy(shared->detail, error->detail ? error->detail : "", TEXT_SIZE);
 	strlcpy(shared->hint, error->hint ? error->hint : "", TEXT_SIZE);
 	tell_caller(PHASE_REFUSED);
@@ -157,7 +156,7 @@ refuse(const ErrorData *error)
 static bool
 lock_or_tell(void)
 {
-	bool		locked;
+	bool locked;
 
 	tx_begin();
 	locked = sync_lock();
@@ -172,7 +171,7 @@ lock_or_tell(void)
 static void
 run_guarded(const RunOptions *options)
 {
-	int64		run_id = 0;
+	int64 run_id = 0;
 	MemoryContext cxt = CurrentMemoryContext;
 
 	PG_TRY();
@@ -186,14 +185,14 @@ run_guarded(const RunOptions *options)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(cxt);
 		error = CopyErrorData();
 		FlushErrorState();
 		AbortCurrentTransaction();
 		if (run_id != 0)
-			ReThrowError(error);	/* the record could not be closed */
+			ReThrowError(error); /* the record could not be closed */
 		sync_unlock();
 		refuse(error);
 	}
@@ -211,8 +210,8 @@ connect_as(Oid database, Oid role, bool can_login)
 {
 	if (can_login || BGWORKER_BYPASS_ROLELOGINCHECK != 0)
 	{
-		BackgroundWorkerInitializeConnectionByOid(database, role,
-												  BGWORKER_BYPASS_ROLELOGINCHECK);
+		BackgroundWorkerInitializeConnectionByOid(
+			database, role, BGWORKER_BYPASS_ROLELOGINCHECK);
 		return;
 	}
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
@@ -226,9 +225,9 @@ void
 ekksync_run_main(Datum main_arg)
 {
 	dsm_segment *segment;
-	RunOptions	options;
-	Oid			database;
-	Oid			role;
+	RunOptions options;
+	Oid database;
+	Oid role;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -236,7 +235,7 @@ ekksync_run_main(Datum main_arg)
 
 	segment = dsm_attach(DatumGetUInt32(main_arg));
 	if (segment == NULL)
-		proc_exit(0);			/* the caller has gone: the order is void */
+		proc_exit(0); /* the caller has gone: the order is void */
 	worker_state.shared = dsm_segment_address(segment);
 	database = worker_state.shared->database;
 	role = worker_state.shared->role;
@@ -253,8 +252,8 @@ ekksync_run_main(Datum main_arg)
 static bool
 role_can_login(Oid role)
 {
-	HeapTuple	tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
-	bool		result = false;
+	HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	bool result = false;
 
 	if (HeapTupleIsValid(tuple))
 	{
@@ -267,11 +266,11 @@ role_can_login(Oid role)
 static dsm_segment *
 share_options(Oid role, const RunOptions *options)
 {
-	Size		only_size = 0;
+	Size only_size = 0;
 	dsm_segment *segment;
-	SharedRun  *shared;
-	char	   *p;
-	int			i;
+	SharedRun *shared;
+	char *p;
+	int i;
 
 	for (i = 0; i < options->nonly; i++)
 		only_size += strlen(options->only[i]) + 1;
@@ -304,8 +303,8 @@ register_worker(dsm_segment *segment)
 	BackgroundWorkerHandle *handle;
 
 	memset(&worker, 0, sizeof(worker));
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
-		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_flags =
+		BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	strlcpy(worker.bgw_library_name, "ekksync", BGW_MAXLEN);
@@ -315,22 +314,20 @@ register_worker(dsm_segment *segment)
 	worker.bgw_main_arg = UInt32GetDatum(dsm_segment_handle(segment));
 	worker.bgw_notify_pid = MyProcPid;
 	if (!RegisterDynamicBackgroundWorker(&worker, &handle))
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("could not start a worker for the run"),
-				 errdetail("All background worker slots are in use."),
-				 errhint("Consider increasing the configuration parameter \"max_worker_processes\".")));
+		ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+						errmsg("could not start a worker for the run"),
+						errdetail("All background worker slots are in use."),
+						errhint("Consider increasing the configuration "
+								"parameter \"max_worker_processes\".")));
 	return handle;
 }
 
 static void
 throw_refusal(const SharedRun *shared)
 {
-	ereport(ERROR,
-			(errcode(shared->sqlstate),
-			 errmsg("%s", shared->message),
-			 shared->detail[0] ? errdetail("%s", shared->detail) : 0,
-			 shared->hint[0] ? errhint("%s", shared->hint) : 0));
+	ereport(ERROR, (errcode(shared->sqlstate), errmsg("%s", shared->message),
+					shared->detail[0] ? errdetail("%s", shared->detail) : 0,
+					shared->hint[0] ? errhint("%s", shared->hint) : 0));
 }
 
 /* Has the worker said enough for this caller? */
@@ -344,14 +341,14 @@ WorkerOutcome
 worker_start(Oid role, const RunOptions *options, bool wait, int64 *run_id)
 {
 	dsm_segment *segment = share_options(role, options);
-	SharedRun  *shared = dsm_segment_address(segment);
+	SharedRun *shared = dsm_segment_address(segment);
 	BackgroundWorkerHandle *handle = register_worker(segment);
 	SharedPhase phase;
-	pid_t		pid;
+	pid_t pid;
 
 	for (;;)
 	{
-		bool		stopped = GetBackgroundWorkerPid(handle, &pid) == BGWH_STOPPED;
+		bool stopped = GetBackgroundWorkerPid(handle, &pid) == BGWH_STOPPED;
 
 		phase = pg_atomic_read_u32(&shared->phase);
 		pg_read_barrier();

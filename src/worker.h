@@ -9,11 +9,11 @@
 
 typedef enum WorkerOutcome
 {
-	WORKER_RUNNING,				/* not waited for: the run has begun */
-	WORKER_ENDED,				/* the run is over; its record says how */
-	WORKER_BUSY,				/* another run is in progress, or runs are held
+	WORKER_RUNNING, /* not waited for: the run has begun */
+	WORKER_ENDED,	/* the run is over; its record says how */
+	WORKER_BUSY,	/* another run is in progress, or runs are held
 								 * off */
-	WORKER_DIED					/* the worker ended without a word */
+	WORKER_DIED		/* the worker ended without a word */
 } WorkerOutcome;
 
 /*
@@ -26,4 +26,4 @@ typedef enum WorkerOutcome
 extern WorkerOutcome worker_start(Oid role, const RunOptions *options,
 								  bool wait, int64 *run_id);
 
-#endif							/* EKKSYNC_WORKER_H */
+#endif /* EKKSYNC_WORKER_H */

@@ -16,8 +16,8 @@
 
 /* ---- TAP ---- */
 
-static int	ntests;
-static int	nfailed;
+static int ntests;
+static int nfailed;
 
 static void
 report(bool ok, const char *kind, const char *name)
@@ -38,16 +38,16 @@ show_side(const char *side, const char *value, MergeStamp stamp)
 static void
 show(const MergeInput *in, const MergeResult *res)
 {
-	static const char *const actions[] = {
-		"nothing", "agree", "push", "pull", "hold"
-	};
+	static const char *const actions[] = {"nothing", "agree", "push", "pull",
+										  "hold"};
 
 	show_side("local", in->local, in->local_stamp);
 	show_side("remote", in->remote, in->remote_stamp);
-	fprintf(stderr, "# base %s, missing %d, push_only %d, policy %d, first %d,"
-			" window %lld\n", in->base ? in->base : "none",
-			in->remote_missing, in->push_only, in->policy, in->first,
-			(long long) in->window);
+	fprintf(stderr,
+			"# base %s, missing %d, push_only %d, policy %d, first %d,"
+			" window %lld\n",
+			in->base ? in->base : "none", in->remote_missing, in->push_only,
+			in->policy, in->first, (long long) in->window);
 	fprintf(stderr, "# got: %s, conflict %d, rule \"%s\", potential %d\n",
 			actions[res->action], res->conflict, merge_rule_name(res->rule),
 			res->potential);
@@ -58,25 +58,38 @@ show(const MergeInput *in, const MergeResult *res)
 typedef struct Case
 {
 	const char *name;
-	MergeInput	in;				/* its window is one hour */
+	MergeInput in; /* its window is one hour */
 	MergeDecision action;
-	MergeRule	rule;			/* a conflict unless RULE_NONE */
-	bool		potential;
+	MergeRule rule; /* a conflict unless RULE_NONE */
+	bool potential;
 } Case;
 
 /* Input: the values; then the times, and what else there is to it. */
-#define HELD(b, l, r, ...) {.base = b, .local = l, .remote = r, __VA_ARGS__}
-#define FIRST(f, l, r, ...) \
-	{.local = l, .remote = r, .first = FIRST_##f, __VA_ARGS__}
-#define BOTH(l, r, ...) \
-	{.base = "a", .local = "b", .remote = "c", \
-	 .local_stamp = l, .remote_stamp = r, __VA_ARGS__}
-#define AT(t) {(t), (t)}
-#define IN(from, upto) {(from), (upto)}
+#define HELD(b, l, r, ...)                                                    \
+	{                                                                         \
+		.base = b, .local = l, .remote = r, __VA_ARGS__                       \
+	}
+#define FIRST(f, l, r, ...)                                                   \
+	{                                                                         \
+		.local = l, .remote = r, .first = FIRST_##f, __VA_ARGS__              \
+	}
+#define BOTH(l, r, ...)                                                       \
+	{                                                                         \
+		.base = "a", .local = "b", .remote = "c", .local_stamp = l,           \
+		.remote_stamp = r, __VA_ARGS__                                        \
+	}
+#define AT(t)                                                                 \
+	{                                                                         \
+		(t), (t)                                                              \
+	}
+#define IN(from, upto)                                                        \
+	{                                                                         \
+		(from), (upto)                                                        \
+	}
 #define TIMES(l, r) .local_stamp = l, .remote_stamp = r
 #define ROW_LATER TIMES(AT(2), AT(1))
 #define DOC_LATER TIMES(AT(1), AT(2))
-#define NO_EDIT TIMES(IN(0, 9), AT(5))	/* of the row is known */
+#define NO_EDIT TIMES(IN(0, 9), AT(5)) /* of the row is known */
 #define ABSENT .remote_missing = true
 #define ONE_WAY .push_only = true
 #define POLICY(p) .policy = MERGE_##p
@@ -149,10 +162,10 @@ static const Case cases[] = {
 	{"in a long interval", BOTH(AT(5 * HOUR), IN(0, 9 * HOUR)), UNKNOWN},
 
 	/* policies, which decide only what is contested */
-	{"django_wins, document later",
-	 BOTH(AT(1), AT(2), POLICY(DJANGO_WINS)), NEAR(PUSH, POLICY)},
-	{"firestore_wins, row later",
-	 BOTH(AT(2), AT(1), POLICY(FIRESTORE_WINS)), NEAR(PULL, POLICY)},
+	{"django_wins, document later", BOTH(AT(1), AT(2), POLICY(DJANGO_WINS)),
+	 NEAR(PUSH, POLICY)},
+	{"firestore_wins, row later", BOTH(AT(2), AT(1), POLICY(FIRESTORE_WINS)),
+	 NEAR(PULL, POLICY)},
 	{"manual", BOTH(AT(2), AT(1), POLICY(MANUAL)), NEAR(HOLD, POLICY)},
 	{"manual, only row", HELD("a", "b", "a", POLICY(MANUAL)), FINE(PUSH)},
 	{"manual, only document", HELD("a", "a", "c", POLICY(MANUAL)), FINE(PULL)},
@@ -160,13 +173,13 @@ static const Case cases[] = {
 	/* paths that are only written */
 	{"one way, changed", HELD("a", "a", "c", ONE_WAY), FAR(PUSH, ONE_WAY)},
 	{"one way, both", BOTH(AT(1), AT(2), ONE_WAY), NEAR(PUSH, ONE_WAY)},
-	{"one way, both, manual",
-	 BOTH(AT(1), AT(2), ONE_WAY, POLICY(MANUAL)), NEAR(PUSH, ONE_WAY)},
+	{"one way, both, manual", BOTH(AT(1), AT(2), ONE_WAY, POLICY(MANUAL)),
+	 NEAR(PUSH, ONE_WAY)},
 	{"one way, only row", HELD("a", "b", "a", ONE_WAY), FINE(PUSH)},
 	{"one way, same new value", HELD("a", "b", "b", ONE_WAY), FINE(AGREE)},
 	{"one way, first", FIRST(FIRESTORE, "a", "b", ONE_WAY), ROW_FIRST},
-	{"one way, first, row null",
-	 FIRST(DJANGO, "null", "b", NO_EDIT, ONE_WAY), ROW_FIRST},
+	{"one way, first, row null", FIRST(DJANGO, "null", "b", NO_EDIT, ONE_WAY),
+	 ROW_FIRST},
 	{"one way, first, null", FIRST(DJANGO, "a", "null", ONE_WAY), FINE(PUSH)},
 
 	/* first contact, both with a value */
@@ -186,18 +199,18 @@ static const Case cases[] = {
 	{"both null", FIRST(NEWEST, "null", "null", ABSENT), FINE(AGREE)},
 	{"django, absent", FIRST(DJANGO, "a", "null", ABSENT), FINE(PUSH)},
 	{"firestore, absent", FIRST(FIRESTORE, "a", "null", ABSENT), FINE(PUSH)},
-	{"newest, absent",
-	 FIRST(NEWEST, "a", "null", ABSENT, DOC_LATER), FINE(PUSH)},
+	{"newest, absent", FIRST(NEWEST, "a", "null", ABSENT, DOC_LATER),
+	 FINE(PUSH)},
 	{"firestore, null", FIRST(FIRESTORE, "a", "null"), FINE(PUSH)},
 	{"newest, null", FIRST(NEWEST, "a", "null", DOC_LATER), FINE(PUSH)},
 	{"django, row null", FIRST(DJANGO, "null", "b", NO_EDIT), FINE(PULL)},
-	{"firestore, row null",
-	 FIRST(FIRESTORE, "null", "b", NO_EDIT), FINE(PULL)},
+	{"firestore, row null", FIRST(FIRESTORE, "null", "b", NO_EDIT),
+	 FINE(PULL)},
 	{"newest, row null", FIRST(NEWEST, "null", "b", NO_EDIT), FINE(PULL)},
 	{"no base, row null", FIRST(NONE, "null", "b", NO_EDIT), FINE(PULL)},
 	{"django, row cleared", FIRST(DJANGO, "null", "b", DOC_LATER), ROW_FIRST},
-	{"firestore, row cleared",
-	 FIRST(FIRESTORE, "null", "b", ROW_LATER), DOC_FIRST},
+	{"firestore, row cleared", FIRST(FIRESTORE, "null", "b", ROW_LATER),
+	 DOC_FIRST},
 	{"newest, row cleared", FIRST(NEWEST, "null", "b", ROW_LATER), ROW_FIRST},
 
 	/* the document holds what the field cannot take */
@@ -205,26 +218,26 @@ static const Case cases[] = {
 	{"unreadable, edit", HELD("a", "b", NULL, DOC_LATER), FAR(PUSH, INVALID)},
 	{"unreadable, one way", HELD("a", "a", NULL, ONE_WAY), FAR(PUSH, INVALID)},
 	{"unreadable, django", FIRST(DJANGO, "a", NULL, NO_EDIT),
-	FAR(HOLD, INVALID)},
+	 FAR(HOLD, INVALID)},
 	{"unreadable, firestore", FIRST(FIRESTORE, "a", NULL, NO_EDIT),
-	FAR(HOLD, INVALID)},
+	 FAR(HOLD, INVALID)},
 	{"unreadable, first edit", FIRST(DJANGO, "a", NULL, DOC_LATER),
-	FAR(PUSH, INVALID)},
+	 FAR(PUSH, INVALID)},
 	{"one way, no base", FIRST(NONE, "a", NULL, ONE_WAY), FAR(PUSH, INVALID)},
 };
 
 static void
 test_case(const Case *c)
 {
-	MergeInput	in = c->in;
+	MergeInput in = c->in;
 	MergeResult res;
-	bool		ok;
+	bool ok;
 
 	in.window = HOUR;
 	res = merge_field(&in);
 	ok = res.action == c->action && res.rule == c->rule &&
-		res.conflict == (c->rule != RULE_NONE) &&
-		res.potential == c->potential;
+		 res.conflict == (c->rule != RULE_NONE) &&
+		 res.potential == c->potential;
 	report(ok, "case", c->name);
 	if (!ok)
 		show(&in, &res);
@@ -232,19 +245,17 @@ test_case(const Case *c)
 
 /* ---- every input of a small domain ---- */
 
-static const char *const values[] = {
-	NULL, "null", "\"a\"", "\"ab\"", "\"null\""
-};
+static const char *const values[] = {NULL, "null", "\"a\"", "\"ab\"",
+									 "\"null\""};
 
-static const MergeStamp stamps[] = {
-	{0, 0}, {2, 2}, {3, 3}, {5, 5}, {0, 1}, {0, 3}, {2, 3}, {3, 5}
-};
+static const MergeStamp stamps[] = {{0, 0}, {2, 2}, {3, 3}, {5, 5},
+									{0, 1}, {0, 3}, {2, 3}, {3, 5}};
 
 /* Take a number below n off *rest. */
 static int
 take(int *rest, int n)
 {
-	int			digit = *rest % n;
+	int digit = *rest % n;
 
 	*rest /= n;
 	return digit;
@@ -254,7 +265,7 @@ take(int *rest, int n)
 static bool
 nth_input(int n, MergeInput *in)
 {
-	int			remote;
+	int remote;
 
 	in->base = values[take(&n, 5)];
 	in->local = values[1 + take(&n, 4)];
@@ -293,8 +304,8 @@ static bool
 same_result(const MergeResult *a, const MergeResult *b)
 {
 	return a->action == b->action && a->conflict == b->conflict &&
-		a->potential == b->potential && a->rule == b->rule &&
-		a->winner == b->winner && same_stamp(a->stamp, b->stamp);
+		   a->potential == b->potential && a->rule == b->rule &&
+		   a->winner == b->winner && same_stamp(a->stamp, b->stamp);
 }
 
 /* Both sides left the base, to different values that can be read. */
@@ -302,8 +313,8 @@ static bool
 both_changed(const MergeInput *in)
 {
 	return in->base != NULL && in->remote != NULL &&
-		!same(in->local, in->base) && !same(in->remote, in->base) &&
-		!same(in->local, in->remote);
+		   !same(in->local, in->base) && !same(in->remote, in->base) &&
+		   !same(in->local, in->remote);
 }
 
 static MergeTime
@@ -316,10 +327,10 @@ first_moment(MergeStamp stamp)
 static bool
 may_be_after_by(const MergeInput *in, MergeTime min, MergeTime max)
 {
-	MergeStamp	local = in->local_stamp;
-	MergeStamp	remote = in->remote_stamp;
-	MergeTime	l;
-	MergeTime	r;
+	MergeStamp local = in->local_stamp;
+	MergeStamp remote = in->remote_stamp;
+	MergeTime l;
+	MergeTime r;
 
 	for (l = first_moment(local); l <= local.upto; l++)
 		for (r = first_moment(remote); r <= remote.upto; r++)
@@ -334,8 +345,8 @@ may_be_after_by(const MergeInput *in, MergeTime min, MergeTime max)
 static bool
 law_function(const MergeInput *in, const MergeResult *res)
 {
-	char		texts[3][8];
-	MergeInput	copy = *in;
+	char texts[3][8];
+	MergeInput copy = *in;
 	MergeResult again;
 
 	if (in->base != NULL)
@@ -363,9 +374,9 @@ survivor(const MergeInput *in, const MergeResult *res)
 static bool
 law_settled(const MergeInput *in, const MergeResult *res)
 {
-	MergeInput	next = *in;
+	MergeInput next = *in;
 	MergeResult next_res;
-	bool		settled;
+	bool settled;
 
 	next.local = next.remote = survivor(in, res);
 	if (next.local == NULL)
@@ -393,61 +404,62 @@ law_nothing_lost(const MergeInput *in, const MergeResult *res)
 	if (kept == NULL || in->remote == NULL)
 		return false;
 	return (same(in->local, kept) || same(in->local, expendable)) &&
-		(same(in->remote, kept) || same(in->remote, expendable));
+		   (same(in->remote, kept) || same(in->remote, expendable));
 }
 
 /* A conflict is just where the two sides cannot both be right. */
 static bool
 law_conflict(const MergeInput *in, const MergeResult *res)
 {
-	bool		expected;
+	bool expected;
 
 	if (in->remote == NULL)
 		expected = true;
 	else if (in->base != NULL)
-		expected = both_changed(in) ||
-			(in->push_only && !same(in->remote, in->base));
+		expected =
+			both_changed(in) || (in->push_only && !same(in->remote, in->base));
 	else
 		expected = !same(in->remote, "null") &&
-			(in->push_only || !same(in->local, "null") ||
-			 exact(in->local_stamp));
+				   (in->push_only || !same(in->local, "null") ||
+					exact(in->local_stamp));
 	if (in->remote != NULL && same(in->local, in->remote))
 		expected = false;
 	return res->conflict == expected &&
-		res->conflict == (res->rule != RULE_NONE);
+		   res->conflict == (res->rule != RULE_NONE);
 }
 
 static bool
 law_potential(const MergeInput *in, const MergeResult *res)
 {
 	return res->potential ==
-		(both_changed(in) && may_be_after_by(in, -in->window, in->window));
+		   (both_changed(in) && may_be_after_by(in, -in->window, in->window));
 }
 
 /* Where times decide, the document wins only if it is later for certain. */
 static bool
 law_time(const MergeInput *in, const MergeResult *res)
 {
-	bool		earlier = may_be_after_by(in, -HOUR, -1);
-	bool		later = may_be_after_by(in, 1, HOUR);
-	MergeRule	rule = RULE_ORDER_UNKNOWN;
+	bool earlier = may_be_after_by(in, -HOUR, -1);
+	bool later = may_be_after_by(in, 1, HOUR);
+	MergeRule rule = RULE_ORDER_UNKNOWN;
 
 	if (!both_changed(in) || in->push_only || in->policy != MERGE_LWW)
 		return res->rule != RULE_LATER && res->rule != RULE_TIE &&
-			res->rule != RULE_ORDER_UNKNOWN;
+			   res->rule != RULE_ORDER_UNKNOWN;
 	if (earlier != later && !may_be_after_by(in, 0, 0))
 		rule = RULE_LATER;
 	else if (exact(in->local_stamp) && exact(in->remote_stamp))
 		rule = RULE_TIE;
-	return res->rule == rule && res->action ==
-		(rule == RULE_LATER && earlier ? MERGE_PULL : MERGE_PUSH);
+	return res->rule == rule &&
+		   res->action ==
+			   (rule == RULE_LATER && earlier ? MERGE_PULL : MERGE_PUSH);
 }
 
 /* Swapped sides swap push and pull when the order is known. */
 static bool
 law_mirror(const MergeInput *in, const MergeResult *res)
 {
-	MergeInput	swapped = *in;
+	MergeInput swapped = *in;
 	MergeResult mirror;
 
 	if (in->base == NULL || in->remote == NULL || in->push_only ||
@@ -464,7 +476,7 @@ law_mirror(const MergeInput *in, const MergeResult *res)
 	if (mirror.action == MERGE_PUSH || mirror.action == MERGE_PULL)
 		mirror.action = mirror.action == MERGE_PUSH ? MERGE_PULL : MERGE_PUSH;
 	return mirror.action == res->action && mirror.rule == res->rule &&
-		mirror.potential == res->potential;
+		   mirror.potential == res->potential;
 }
 
 /*
@@ -474,12 +486,12 @@ law_mirror(const MergeInput *in, const MergeResult *res)
 static bool
 law_allowed(const MergeInput *in, const MergeResult *res)
 {
-	bool		django = res->winner == ORIGIN_DJANGO;
-	MergeStamp	stamp = django ? in->local_stamp : in->remote_stamp;
+	bool django = res->winner == ORIGIN_DJANGO;
+	MergeStamp stamp = django ? in->local_stamp : in->remote_stamp;
 
 	if (res->action == MERGE_HOLD)
 		return !in->push_only &&
-			(in->remote == NULL || in->policy == MERGE_MANUAL);
+			   (in->remote == NULL || in->policy == MERGE_MANUAL);
 	if (res->action == MERGE_PUSH && !django)
 		return false;
 	if (res->action == MERGE_PULL &&
@@ -496,7 +508,7 @@ law_allowed(const MergeInput *in, const MergeResult *res)
 static bool
 law_no_say(const MergeInput *in, const MergeResult *res)
 {
-	MergeInput	other = *in;
+	MergeInput other = *in;
 	MergeResult other_res;
 
 	if (in->base != NULL)
@@ -510,15 +522,15 @@ law_no_say(const MergeInput *in, const MergeResult *res)
 	return same_result(&other_res, res);
 }
 
-typedef bool (*Law) (const MergeInput *in, const MergeResult *res);
+typedef bool (*Law)(const MergeInput *in, const MergeResult *res);
 
 static void
 test_law(const char *name, Law holds)
 {
-	MergeInput	in;
+	MergeInput in;
 	MergeResult res;
-	int			broken = 0;
-	int			n;
+	int broken = 0;
+	int n;
 
 	for (n = 0; nth_input(n, &in); n++)
 	{
@@ -556,19 +568,19 @@ later_of(int a, int b)
 static void
 test_order(void)
 {
-	bool		total = true;
-	bool		associative = true;
-	bool		one_survivor = true;
-	int			n;
+	bool total = true;
+	bool associative = true;
+	bool one_survivor = true;
+	int n;
 
 	for (n = 0; n < NWRITES * NWRITES * NWRITES * NWRITES; n++)
 	{
-		int			rest = n;
-		int			a = take(&rest, NWRITES);
-		int			b = take(&rest, NWRITES);
-		int			c = take(&rest, NWRITES);
-		int			d = take(&rest, NWRITES);
-		int			last = later_of(later_of(later_of(a, b), c), d);
+		int rest = n;
+		int a = take(&rest, NWRITES);
+		int b = take(&rest, NWRITES);
+		int c = take(&rest, NWRITES);
+		int d = take(&rest, NWRITES);
+		int last = later_of(later_of(later_of(a, b), c), d);
 
 		total &= after(a, b) == (a < b);
 		associative &= last == later_of(a, later_of(b, later_of(c, d)));
@@ -582,7 +594,7 @@ test_order(void)
 int
 main(void)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < lengthof(cases); i++)
 		test_case(&cases[i]);

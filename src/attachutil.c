@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "pg_compat.h"
 #include "scope.h"
+#include "srf.h"
 #include "storage/lmgr.h"
 #include "sync.h"
 #include "utils/acl.h"
@@ -22,28 +23,11 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-#include "utils/tuplestore.h"
 
 void
 report_begin(Report *report, FunctionCallInfo fcinfo)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	MemoryContext caller;
-
-	if (result == NULL || !IsA(result, ReturnSetInfo) ||
-		!(result->allowedModes & SFRM_Materialize))
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("set-valued function called in context that "
-							   "cannot accept a set")));
-	caller = MemoryContextSwitchTo(result->econtext->ecxt_per_query_memory);
-	if (get_call_result_type(fcinfo, NULL, &report->desc) !=
-		TYPEFUNC_COMPOSITE)
-		elog(ERROR, "return type must be a row type");
-	report->store = tuplestore_begin_heap(false, false, work_mem);
-	result->returnMode = SFRM_Materialize;
-	result->setResult = report->store;
-	result->setDesc = report->desc;
-	MemoryContextSwitchTo(caller);
+	report->store = srf_begin(fcinfo, &report->desc);
 }
 
 void

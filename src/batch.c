@@ -15,10 +15,22 @@
 #include "rows.h"
 #include "run.h"
 #include "scope.h"
+#include "sqlvalue.h"
 #include "store.h"
 
 /* How often a member is read again when the world moves under it. */
 #define MAX_ROUNDS 6
+
+Datum
+member_keys(Member **members, int n)
+{
+	char **keys = palloc(sizeof(char *) * (n + 1));
+	int i;
+
+	for (i = 0; i < n; i++)
+		keys[i] = members[i]->key;
+	return sql_text_array(keys, n);
+}
 
 /* Members of these keys, empty. */
 static void

@@ -120,14 +120,10 @@ void
 store_read_entries(Member **members, int n, MemoryContext cxt)
 {
 	Oid types[] = {TEXTARRAYOID};
-	char **keys = palloc(sizeof(char *) * (n + 1));
-	Datum values[1];
+	Datum values[] = {member_keys(members, n)};
 	SqlScope scope;
 	uint64 i;
 
-	for (i = 0; i < (uint64) n; i++)
-		keys[i] = members[i]->key;
-	values[0] = sql_text_array(keys, n);
 	store_sql(&scope,
 			  "SELECT k.n, i.doc_id, i.action, i.changes, i.stamp "
 			  "FROM unnest($1) WITH ORDINALITY k(key, n) "

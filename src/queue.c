@@ -29,17 +29,6 @@ on_queue(const Mapping *map, SqlScope *scope, const char *format, int nargs,
 	sql_run(query, nargs, types, values, nulls, false, 0);
 }
 
-static Datum
-keys_of(Member **members, int n)
-{
-	char **keys = palloc(sizeof(char *) * (n + 1));
-	int i;
-
-	for (i = 0; i < n; i++)
-		keys[i] = members[i]->key;
-	return sql_text_array(keys, n);
-}
-
 List *
 queue_pending_keys(const Mapping *map, const char *after, int limit,
 				   MemoryContext cxt)
@@ -99,7 +88,7 @@ queue_read_pending(const Mapping *map, Member **members, int n,
 				   MemoryContext cxt)
 {
 	Oid types[] = {TEXTARRAYOID};
-	Datum values[] = {keys_of(members, n)};
+	Datum values[] = {member_keys(members, n)};
 	SqlScope scope;
 	uint64 i;
 
@@ -141,7 +130,7 @@ queue_read_history(const Mapping *map, Member **members, int n,
 				   MemoryContext cxt)
 {
 	Oid types[] = {TEXTARRAYOID};
-	Datum values[] = {keys_of(members, n)};
+	Datum values[] = {member_keys(members, n)};
 	SqlScope scope;
 	uint64 i;
 
@@ -179,7 +168,7 @@ queue_read_moves(const Mapping *map, Member **members, int n,
 				 MemoryContext cxt)
 {
 	Oid types[] = {TEXTARRAYOID};
-	Datum values[] = {keys_of(members, n)};
+	Datum values[] = {member_keys(members, n)};
 	SqlScope scope;
 	uint64 i;
 

@@ -191,17 +191,12 @@ rows_read(const Mapping *map, Member **members, int n, bool lock,
 		  MemoryContext cxt)
 {
 	Oid types[] = {TEXTARRAYOID};
-	char **keys = palloc(sizeof(char *) * (n + 1));
-	Datum values[1];
+	Datum values[] = {member_keys(members, n)};
 	SqlScope scope;
 	uint64 i;
 
 	for (i = 0; i < (uint64) n; i++)
-	{
-		keys[i] = members[i]->key;
 		clear_local(map, members[i], cxt);
-	}
-	values[0] = sql_text_array(keys, n);
 	sql_enter(&scope, map->owner);
 	if (lock)
 		lock_rows(map, types, values);

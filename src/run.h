@@ -248,6 +248,9 @@ extern void guard_batch(Run *run, const Batch *batch);
 /* ---- batch.c ---- */
 extern void batch_run(Run *run, List *keys);
 
+/* The keys of members as a text[], for a parameter. */
+extern Datum member_keys(Member **members, int n);
+
 /* ---- entries.c ---- */
 extern void entries_parse(const Mapping *map, Member *m);
 extern const Entry *entries_explaining(const Member *m, int field,

@@ -88,17 +88,6 @@ find_member(Member **members, int n, int position)
 	return members[position - 1];
 }
 
-static char **
-member_keys(Member **members, int n)
-{
-	char **keys = palloc(sizeof(char *) * (n + 1));
-	int i;
-
-	for (i = 0; i < n; i++)
-		keys[i] = members[i]->key;
-	return keys;
-}
-
 /* Base values of the members found by store_read_members. */
 static void
 read_base(const Mapping *map, Member **members, int n, Datum keys,
@@ -199,7 +188,7 @@ store_read_members(const Mapping *map, Member **members, int n, bool anew,
 				   MemoryContext cxt)
 {
 	Oid types[] = {TEXTARRAYOID};
-	Datum keys = sql_text_array(member_keys(members, n), n);
+	Datum keys = member_keys(members, n);
 	SqlScope scope;
 	uint64 i;
 
@@ -230,7 +219,7 @@ store_read_pushed(const Mapping *map, Member **members, int n,
 				  MemoryContext cxt)
 {
 	Oid types[] = {TEXTARRAYOID};
-	Datum keys = sql_text_array(member_keys(members, n), n);
+	Datum keys = member_keys(members, n);
 	SqlScope scope;
 	uint64 i;
 

@@ -199,7 +199,7 @@ check_firestore(Checks *c)
 	}
 	add(c, "project", true,
 		psprintf("project %s, database %s, %s%s", settings.project,
-				 settings.database_id, host ? "emulator at " : "the service",
+				 settings.database_id, host ? "emulator " : "the service",
 				 host ? host : ""),
 		NULL);
 	if (!ready)

@@ -39,6 +39,7 @@ CREATE TABLE ekksync.state (
 	project text,
 	database_id text,
 	system_identifier bigint,
+	refused boolean NOT NULL DEFAULT false,
 	accepted boolean NOT NULL DEFAULT false,
 	last_scan timestamptz,
 	last_full_scan timestamptz,

@@ -250,8 +250,8 @@ ekksync_pause(PG_FUNCTION_ARGS)
 {
 	PreventCommandIfReadOnly("ekksync_pause()");
 	check_attached();
-	store_pause(PG_ARGISNULL(0) ? NULL
-								: text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	store_pause(PG_ARGISNULL(0) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(0)),
+				false);
 	PG_RETURN_VOID();
 }
 

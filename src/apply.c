@@ -252,17 +252,17 @@ report_field_errors(Run *run, Member *m)
 	{
 		if (m->field_error == NULL || m->field_error[f] == NULL)
 			continue;
-		queue_add_failed(run->map, m,
-						 psprintf("%s: %s", run->map->fields[f].name,
-								  m->field_error[f]));
-		run->figures.to_firestore_failed++;
+		if (queue_add_failed(run->map, m,
+							 psprintf("%s: %s", run->map->fields[f].name,
+									  m->field_error[f])))
+			run->figures.to_firestore_failed++;
 		return;
 	}
 	if (m->problem != NULL && m->pending == NIL &&
 		(m->nrows > 0 || m->unreadable != NULL))
 	{
-		queue_add_failed(run->map, m, m->problem);
-		run->figures.to_firestore_failed++;
+		if (queue_add_failed(run->map, m, m->problem))
+			run->figures.to_firestore_failed++;
 	}
 }
 
@@ -443,11 +443,14 @@ static void
 fail_member(Run *run, Member *m, const ErrorData *error)
 {
 	ApplyWork work = {run, &m, 1, -1};
+	RunFigures figures = run->figures;
 
 	m->problem = clip_message(error->message);
 	error = tx_guarded(fail_member_work, &work, true);
-	if (error != NULL)
-		run_stuck(run, m, error);
+	if (error == NULL)
+		return;
+	run->figures = figures;
+	run_stuck(run, m, error);
 }
 
 /* A member on its own: what it cannot take is held and said. */

@@ -104,12 +104,15 @@ read_rows_work(void *arg)
 	rows_read(r->run->map, r->members, r->n, false, r->run->page_cxt);
 }
 
-/* The mapping no longer fits the tables, or a right is missing. */
+/* Does the mapping no longer fit the tables?  Then nobody can be read. */
 static bool
-is_about_all(const ErrorData *error)
+cannot_read_anybody(Run *run)
 {
-	return ERRCODE_TO_CATEGORY(error->sqlerrcode) ==
-		   ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION;
+	Member nobody = {.key = "nobody has this key"};
+	Member *member = &nobody;
+	RowsRead none = {run, &member, 1};
+
+	return sql_guarded_error(read_rows_work, &none) != NULL;
 }
 
 /*
@@ -144,7 +147,7 @@ read_rows(Run *run, Member **members, int n)
 	}
 	if (error_is_passing(error->sqlerrcode) ||
 		error_ends_run(error->sqlerrcode) ||
-		(failed == n && is_about_all(error)))
+		(failed == n && cannot_read_anybody(run)))
 		ReThrowError(error);
 }
 
@@ -203,8 +206,7 @@ read_batch_work(void *arg)
 	queue_read_moves(run->map, members, batch->n, cxt);
 	read_rows(run, members, batch->n);
 	store_read_members(run->map, members, batch->n, run->anew, cxt);
-	if (run->opt.pull)
-		store_read_entries(members, batch->n, cxt);
+	store_read_entries(members, batch->n, cxt);
 	read_history(run, members, batch->n);
 }
 
@@ -292,6 +294,7 @@ batch_run(Run *run, List *keys)
 		MemoryContextSwitchTo(run->page_cxt);
 		keys = try_batch(run, copy);
 	}
+	run->left += list_length(keys);
 	MemoryContextSwitchTo(run->cxt);
 	MemoryContextDelete(key_cxt);
 }

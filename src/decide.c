@@ -315,6 +315,7 @@ decide_writes(const Run *run, const Member *m, int f)
 		case MERGE_PUSH:
 			return true;
 		case MERGE_PULL:
+			return m->enqueued[f] && run->opt.pull;
 		case MERGE_AGREE:
 			return m->enqueued[f];
 		case MERGE_NOTHING:
@@ -400,7 +401,7 @@ reset_decision(const Run *run, Member *m)
 	m->encoded = palloc0(sizeof(char *) * n);
 	m->gone = m->nrows == 0;
 	m->create = m->recreate = false;
-	m->has_pull = m->has_push = m->withheld = false;
+	m->has_pull = m->has_push = m->withheld = m->unseen = false;
 	m->problem = NULL;
 }
 
@@ -477,12 +478,8 @@ decide_rows(const Run *run, Member *m)
 	}
 }
 
-/*
- * Decide about a member that is read on both sides.  palloc's in the current
- * memory context, which must live as long as the member.
- */
-void
-decide_member(Run *run, Member *m)
+static void
+decide_all(Run *run, Member *m)
 {
 	int f;
 
@@ -515,7 +512,10 @@ decide_member(Run *run, Member *m)
 		MergeDecision action = m->result[f].action;
 
 		if (action == MERGE_PULL && !run->opt.pull)
+		{
 			m->withheld = true;
+			m->unseen = m->unseen || !m->enqueued[f];
+		}
 		else if (action == MERGE_PULL)
 			m->has_pull = true;
 		if (decide_writes(run, m, f))
@@ -528,6 +528,18 @@ decide_member(Run *run, Member *m)
 	if (!m->gone)
 		entries_conclude(run->map, m);
 	decide_rows(run, m);
+}
+
+/*
+ * Decide about a member that is read on both sides.  palloc's in the current
+ * memory context, which must live as long as the member.
+ */
+void
+decide_member(Run *run, Member *m)
+{
+	decide_all(run, m);
+	if (!run->opt.pull)
+		entries_leave_open(m);
 }
 
 /* ---- conflicts ---- */

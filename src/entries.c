@@ -385,6 +385,16 @@ entries_conclude(const Mapping *map, Member *m)
 	}
 }
 
+/* A run that does not write to Django decides about no entry. */
+void
+entries_leave_open(Member *m)
+{
+	ListCell *lc;
+
+	foreach (lc, m->entries)
+		((Entry *) lfirst(lc))->outcome = ENTRY_OPEN;
+}
+
 /* Fail all entries of a member. */
 void
 entries_fail(Member *m, const char *message)

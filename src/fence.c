@@ -54,7 +54,7 @@ static void
 pause_and_stop(const char *reason)
 {
 	tx_begin();
-	store_pause(reason);
+	store_pause(reason, true);
 	tx_commit();
 	ereport(
 		ERROR,

@@ -3,8 +3,8 @@
  *		The guard against mass damage: stops a run that would delete a large
  *		part of the members, or create their documents again.
  *
- * Members whose rows are gone are counted before anything is written: those
- * that the queue says were deleted, and those that went without a word.  That
+ * Members whose rows are gone are counted before anything is written, whether
+ * the queue says that they were deleted or they went without a word.  That
  * a document is gone shows when it is read: these are counted on the way, and
  * the run stops before the batch that is too much.
  *
@@ -55,15 +55,27 @@ stop_if_too_many(Run *run, int64 n, int64 gone, const char *what)
 						 "are right, use ekksync_run(force => true).")));
 }
 
-/* How many of the keys have no row, though no queue row says why. */
+/* Was the member's key changed?  Then its document moves, and is not lost. */
+static bool
+is_moved(const Member *m)
+{
+	ListCell *lc;
+
+	foreach (lc, m->pending)
+		if (((PendingRow *) lfirst(lc))->moved_to != NULL)
+			return true;
+	return false;
+}
+
+/* How many of the keys have no row any more. */
 static int64
-count_vanished(Run *run, List *keys)
+count_gone(Run *run, List *keys)
 {
 	int n = list_length(keys);
 	Member *members = palloc0(sizeof(Member) * n);
 	Member **all = palloc(sizeof(Member *) * n);
-	char **unannounced = palloc(sizeof(char *) * n);
-	int nunannounced = 0;
+	char **lost = palloc(sizeof(char *) * n);
+	int nlost = 0;
 	int i;
 
 	for (i = 0; i < n; i++)
@@ -73,39 +85,43 @@ count_vanished(Run *run, List *keys)
 	}
 	queue_read_pending(run->map, all, n, run->page_cxt);
 	for (i = 0; i < n; i++)
-		if (!decide_has_delete(all[i]))
-			unannounced[nunannounced++] = all[i]->key;
-	return rows_missing(run->map, unannounced, nunannounced);
+		if (!is_moved(all[i]) && run_wants(run, all[i]->key))
+			lost[nlost++] = all[i]->key;
+	return rows_missing(run->map, lost, nlost);
 }
 
-/* Count the members whose rows are gone, before the first one is written. */
+/*
+ * Count the members whose rows are gone, before the first one is written:
+ * those that the queue says were deleted, and those that are due and have
+ * been synced.
+ */
 void
 guard_members(Run *run)
 {
 	char *after = NULL;
 	List *keys;
-	int64 gone;
+	int64 gone = 0;
 
 	if (!is_watched(run))
 		return;
-	tx_begin();
-	gone = queue_count_deletes(run->map);
-	tx_commit();
 	for (;;)
 	{
 		CHECK_FOR_INTERRUPTS();
 		MemoryContextReset(run->page_cxt);
 		MemoryContextSwitchTo(run->page_cxt);
 		tx_begin();
-		keys = store_synced_keys(after, KEY_PAGE, run->page_cxt);
+		keys = merge_keys(queue_delete_keys(run->map, after, KEY_PAGE,
+											run->page_cxt),
+						  store_synced_keys(after, KEY_PAGE, run->page_cxt),
+						  KEY_PAGE);
 		if (keys != NIL)
-			gone += count_vanished(run, keys);
+		{
+			gone += count_gone(run, keys);
+			after = MemoryContextStrdup(run->cxt, llast(keys));
+		}
 		tx_commit();
 		if (keys == NIL)
 			break;
-		if (after != NULL)
-			pfree(after);
-		after = MemoryContextStrdup(run->cxt, llast(keys));
 	}
 	stop_if_too_many(run, gone, gone, "delete");
 }

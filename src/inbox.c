@@ -19,6 +19,15 @@
 #include "sqlvalue.h"
 #include "store.h"
 
+/* Forget entries that were staged and not decided: they are staged anew. */
+void
+store_unstage(void)
+{
+	store_sql_only("DELETE FROM ekksync.inbox WHERE status = 'staged' "
+				   "OR (status = 'failed' AND run IS NULL)",
+				   0, NULL, NULL, NULL);
+}
+
 /*
  * Stage entries.  One that is known keeps its state, except that a document
  * that was closed and is pending again (somebody asks for another try) is

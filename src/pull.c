@@ -184,6 +184,9 @@ pull_entries(Run *run)
 	query.all_fields = true;
 	query.limit = ENTRY_PAGE;
 	query.cxt = run->cxt;
+	tx_begin();
+	store_unstage();
+	tx_commit();
 	while (!query.done)
 	{
 		StagedEntry *entries;

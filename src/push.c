@@ -220,7 +220,7 @@ settle_written(Run *run, Member *m)
 	}
 	foreach (lc, m->notes)
 		((FlightNote *) lfirst(lc))->dropped = true;
-	if (!m->withheld)
+	if (!m->unseen)
 		m->doc_update_time = m->write->update_time;
 	m->first_contact = false;
 	m->tombstone = m->gone ? run->started_at : 0;
@@ -363,7 +363,9 @@ settle_batch(Run *run, Member **members, int n)
 	{
 		ErrorData *error = try_settle(run, &members[i], 1);
 
-		if (error != NULL && !error_is_passing(error->sqlerrcode))
+		if (error != NULL && error_is_passing(error->sqlerrcode))
+			run->left++;
+		else if (error != NULL)
 			run_stuck(run, members[i], error);
 	}
 }

@@ -29,17 +29,18 @@ on_queue(const Mapping *map, SqlScope *scope, const char *format, int nargs,
 	sql_run(query, nargs, types, values, nulls, false, 0);
 }
 
-List *
-queue_pending_keys(const Mapping *map, const char *after, int limit,
-				   MemoryContext cxt)
+/* Keys of pending rows for which a condition holds, by the pending index. */
+static List *
+pending_keys(const Mapping *map, const char *after, const char *condition,
+			 int limit, MemoryContext cxt)
 {
 	Oid types[] = {TEXTOID, INT8OID};
 	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
 	char *query = psprintf("SELECT DISTINCT ssn::text COLLATE \"C\" FROM %s "
 						   "WHERE sync_status = 'pending' "
-						   "AND ssn::text COLLATE \"C\" %s $1 "
+						   "AND ssn::text COLLATE \"C\" %s $1%s "
 						   "ORDER BY 1 LIMIT $2",
-						   map->queue_table, after ? ">" : ">=");
+						   map->queue_table, after ? ">" : ">=", condition);
 	SqlScope scope;
 	List *list;
 
@@ -48,6 +49,20 @@ queue_pending_keys(const Mapping *map, const char *after, int limit,
 	list = sql_get_list(cxt);
 	sql_leave(&scope);
 	return list;
+}
+
+List *
+queue_pending_keys(const Mapping *map, const char *after, int limit,
+				   MemoryContext cxt)
+{
+	return pending_keys(map, after, "", limit, cxt);
+}
+
+List *
+queue_delete_keys(const Mapping *map, const char *after, int limit,
+				  MemoryContext cxt)
+{
+	return pending_keys(map, after, " AND action = 'delete'", limit, cxt);
 }
 
 /*
@@ -213,13 +228,14 @@ queue_settle(const Mapping *map, int64 *ids, char **errors, int n)
 	sql_leave(&scope);
 }
 
-void
+bool
 queue_add_failed(const Mapping *map, const Member *m, const char *error)
 {
 	Oid types[] = {map->id_typid, TEXTOID, TEXTOID};
 	Datum values[] = {m->id, sql_text(m->key), sql_text(clip_message(error))};
 	char nulls[] = {m->nrows > 0 ? ' ' : 'n', ' ', ' ', '\0'};
 	SqlScope scope;
+	bool added;
 
 	on_queue(
 		map, &scope,
@@ -229,21 +245,7 @@ queue_add_failed(const Mapping *map, const Member *m, const char *error)
 		"WHERE NOT EXISTS (SELECT FROM %1$s WHERE ssn = $2 "
 		"AND sync_status = 'failed' AND error_message = $3)",
 		3, types, values, nulls);
+	added = SPI_processed > 0;
 	sql_leave(&scope);
-}
-
-int64
-queue_count_deletes(const Mapping *map)
-{
-	SqlScope scope;
-	int64 count;
-
-	on_queue(map, &scope,
-			 "SELECT count(DISTINCT ssn) FROM %s q "
-			 "WHERE sync_status = 'pending' AND action = 'delete' "
-			 "AND fields_changed = '{}'",
-			 0, NULL, NULL, NULL);
-	count = sql_get_int8(0, 1);
-	sql_leave(&scope);
-	return count;
+	return added;
 }

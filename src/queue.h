@@ -37,12 +37,13 @@ extern void queue_settle(const Mapping *map, int64 *ids, char **errors, int n);
 
 /*
  * Make a member's failure visible that no pending row stands for: one failed
- * row with the error, unless there is one like it already.
+ * row with the error, unless there is one like it already (then false).
  */
-extern void queue_add_failed(const Mapping *map, const Member *m,
+extern bool queue_add_failed(const Mapping *map, const Member *m,
 							 const char *error);
 
-/* Distinct keys with a pending delete that is not a change of the key. */
-extern int64 queue_count_deletes(const Mapping *map);
+/* The same, of those with a pending delete. */
+extern List *queue_delete_keys(const Mapping *map, const char *after,
+							   int limit, MemoryContext cxt);
 
 #endif /* EKKSYNC_QUEUE_H */

@@ -61,6 +61,7 @@ typedef struct Run
 								 * had been synced */
 	int64 peak_memory; /* kB */
 	bool logged;	   /* the sync_logs document is there */
+	int64 left;		   /* members left for the next run: locked, or moving */
 	int64 stuck;	   /* members that could not be recorded */
 	char *stuck_error; /* why the last of them */
 } Run;
@@ -181,6 +182,7 @@ typedef struct Member
 	bool has_push;
 	bool again;	   /* the world moved: read, merge, try again */
 	bool withheld; /* something stays undone: direction, failure */
+	bool unseen;   /* the document holds a value that is withheld */
 	bool left_out; /* values were, for the document to be taken */
 	FsWrite *write;
 } Member;
@@ -235,6 +237,12 @@ extern char *mask_key(const char *key);
 /* End the run with an error (ereport) made of a Firestore error. */
 pg_noreturn extern void run_stop(const FsError *err);
 
+/* Merge sorted lists of keys into one without doubles, at most limit long. */
+extern List *merge_keys(List *a, List *b, int limit);
+
+/* Is the member among those that the run was asked for? */
+extern bool run_wants(const Run *run, const char *key);
+
 /* ---- pull.c ---- */
 extern void pull_entries(Run *run);
 extern bool pull_scan(Run *run);
@@ -259,6 +267,7 @@ extern char *entries_enqueued(const Member *m, int field, TimestampTz *stamp);
 extern bool entries_failed_on(const Member *m, int field);
 extern void entries_conclude(const Mapping *map, Member *m);
 extern void entries_fail(Member *m, const char *message);
+extern void entries_leave_open(Member *m);
 
 /* ---- decide.c ---- */
 extern void decide_remote(Run *run, Member *m);

@@ -56,14 +56,15 @@ store_bind(const char *project, const char *database_id,
 }
 
 void
-store_pause(const char *reason)
+store_pause(const char *reason, bool refused)
 {
-	Oid types[] = {TEXTOID};
-	Datum values[] = {sql_text(reason)};
+	Oid types[] = {TEXTOID, BOOLOID};
+	Datum values[] = {sql_text(reason), BoolGetDatum(refused)};
 
 	store_sql_only("UPDATE ekksync.state SET paused = true, "
-				   "paused_at = clock_timestamp(), paused_reason = $1",
-				   1, types, values, reason == NULL ? "n" : " ");
+				   "paused_at = clock_timestamp(), paused_reason = $1, "
+				   "refused = $2",
+				   2, types, values, reason == NULL ? "n " : "  ");
 }
 
 /* Also lets the next run bind the base to what is in force then. */
@@ -72,7 +73,7 @@ store_resume(void)
 {
 	store_sql_only(
 		"UPDATE ekksync.state SET paused = false, paused_at = NULL, "
-		"paused_reason = NULL, accepted = true",
+		"paused_reason = NULL, accepted = refused, refused = false",
 		0, NULL, NULL, NULL);
 }
 

@@ -45,7 +45,8 @@ extern void store_sql_only(const char *query, int nargs, Oid *types,
 extern bool store_state(StoreState *state, MemoryContext cxt);
 extern void store_bind(const char *project, const char *database_id,
 					   int64 system_identifier);
-extern void store_pause(const char *reason);
+/* refused: a run refuses to go on; what it met is accepted by store_resume. */
+extern void store_pause(const char *reason, bool refused);
 extern void store_resume(void);
 
 /* Forget all that the sides agreed on: every member is a first contact. */
@@ -112,6 +113,7 @@ typedef struct UnclosedEntry
 	bool decided; /* by a run; else it failed when it was staged */
 } UnclosedEntry;
 
+extern void store_unstage(void);
 extern void store_stage(StagedEntry *entries, int n);
 extern List *store_inbox_keys(const char *after, int limit, MemoryContext cxt);
 extern void store_read_entries(Member **members, int n, MemoryContext cxt);

@@ -247,7 +247,7 @@ open_client(Run *run)
 }
 
 /* Merge sorted lists of keys into one without doubles, at most limit long. */
-static List *
+List *
 merge_keys(List *a, List *b, int limit)
 {
 	List *result = NIL;
@@ -269,6 +269,17 @@ merge_keys(List *a, List *b, int limit)
 			j++;
 	}
 	return result;
+}
+
+bool
+run_wants(const Run *run, const char *key)
+{
+	int i;
+
+	for (i = 0; i < run->opt.nonly; i++)
+		if (strcmp(run->opt.only[i], key) == 0)
+			return true;
+	return run->opt.nonly < 0;
 }
 
 static int
@@ -337,10 +348,10 @@ run_phases(Run *run)
 	bool scanned = false;
 
 	fence_raise(run);
+	enter_phase(run, "stage");
+	pull_entries(run);
 	if (run->opt.pull)
 	{
-		enter_phase(run, "stage");
-		pull_entries(run);
 		enter_phase(run, "scan");
 		scanned = pull_scan(run);
 	}
@@ -351,9 +362,11 @@ run_phases(Run *run)
 	{
 		if (run->opt.pull)
 			plan_staged_failures(run);
-		return;
+		tx_begin();
+		store_unstage();
+		tx_commit();
 	}
-	if (run->opt.pull)
+	else if (run->opt.pull)
 	{
 		enter_phase(run, "close");
 		pull_close_entries(run);
@@ -402,6 +415,11 @@ end_run(Run *run, const ErrorData *error)
 	RunEnd end = {"success", "end", NULL, NULL};
 
 	note_memory(run);
+	if (run->left > 0)
+		end.error =
+			psprintf("members left for the next run, locked or changing "
+					 "too fast: " INT64_FORMAT,
+					 run->left);
 	if (error == NULL && run->stuck > 0)
 	{
 		end.status = "failed";

@@ -311,6 +311,27 @@ sub echo_is_closed
 	in_step($key, 'Á undan okkur', 'an entry is not lost because we wrote another field of its document');
 }
 
+# ------------------------------------------ runs in one direction, dry runs
+
+{
+	my $key = next_key();
+	set_name($key, 'Fyrr í Django');
+	my $id = $db->profile_edit($key, 'name', 'Síðar í Firestore');
+	run_ok('0 0 0 0', 'a later edit in Firestore, to Firestore', direction => 'to_firestore');
+	is(path($key, 'profile.name'), 'Síðar í Firestore', 'a run to Firestore does not overwrite a later edit there');
+	is($db->entry($id)->{sync_status}, 'pending', '... and leaves its entry open');
+	run_ok('0 1 1 0', 'a later edit in Firestore, both ways');
+	in_step($key, 'Síðar í Firestore', '... which wins in the next run');
+
+	my $wrong = $db->queue_entry(docId => $key, changes => { 'profile.nmae' => 'Lagað' });
+	is($db->run(dry_run => 1)->{failed}, 1, 'a dry run counts an entry that would fail');
+	is($db->admin_sql("SELECT count(*) FROM ekksync.inbox WHERE status = 'staged' OR run IS NULL"), '0', '... and keeps nothing of it');
+	$db->patch_doc("sync_queue/$wrong", { changes => { 'profile.name' => 'Lagað' } });
+	$db->patch_doc("members/$key", { 'profile.name' => 'Lagað' });
+	run_ok('0 1 0 0', 'an entry corrected after a dry run');
+	in_step($key, 'Lagað', '... is applied as it is now');
+}
+
 # ----------------------------------------- the application's own triggers
 
 {

@@ -168,6 +168,21 @@ sub succeeds
 # -------------------------------------------------- another project, accepted
 
 {
+	my $db = EkkSync->new(name => 'reload', members => 10);
+	succeeds($db, 'reload: a first run');
+	$db->sql(<<'SQL');
+BEGIN;
+CREATE TEMP TABLE kept AS SELECT * FROM membership_comrade WHERE id <= 4;
+DELETE FROM membership_comrade WHERE id <= 4;
+INSERT INTO membership_comrade SELECT * FROM kept;
+COMMIT;
+SQL
+	is($db->sql("SELECT count(*) FROM ekksync_pending WHERE action = 'delete'"), '4', 'reload: rows are deleted and inserted again');
+	succeeds($db, '... which is no mass deletion');
+	is(statuses($db, keys_of($db)), '10 0 0', '... and nobody becomes inactive');
+}
+
+{
 	my $db = EkkSync->new(name => 'project', members => 4);
 	my ($ssn, $second) = keys_of($db);
 	my $first = $db->project;
@@ -183,6 +198,8 @@ sub succeeds
 	$db->sql('SELECT ekksync_resume()');
 	succeeds($db, '... and one after ekksync_resume()');
 
+	$db->sql("SELECT ekksync_pause('kaffi')");
+	$db->sql('SELECT ekksync_resume()');
 	$db->use_project("$first-2");
 	$db->set_doc($ssn,
 		{

@@ -277,7 +277,7 @@ COMMENT ON FUNCTION ekksync_pause(text) IS 'refuse runs until ekksync_resume()';
 CREATE FUNCTION ekksync_resume() RETURNS void
 	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_resume';
 COMMENT ON FUNCTION ekksync_resume() IS
-'allow runs again, and accept the project, database and cluster that the next run finds';
+'allow runs again; where a run has paused by itself, accept the project, database and cluster that the next one finds';
 
 /* ------------------------------------------------------------------- look */
 

@@ -317,7 +317,6 @@ settle_work(void *arg)
 	for (i = 0; i < work->n; i++)
 	{
 		Member *m = work->members[i];
-		char *change = change_json(run, m, true);
 		char *error = settle_member(run, m);
 
 		nrows = settle_rows(run, m, error, ids, errors, nrows);
@@ -325,10 +324,10 @@ settle_work(void *arg)
 			queue_add_failed(run->map, m, error);
 		else if (m->left_out)
 			report_field_errors(run, m);
-		if (m->write->error.class == FS_OK && change != NULL)
+		if (m->write->error.class == FS_OK && m->change != NULL)
 		{
 			keys[nchanges] = m->key;
-			changes[nchanges++] = change;
+			changes[nchanges++] = m->change;
 		}
 	}
 	queue_settle(run->map, ids, errors, nrows);
@@ -357,6 +356,8 @@ settle_batch(Run *run, Member **members, int n)
 {
 	int i;
 
+	for (i = 0; i < n; i++)
+		members[i]->change = change_json(run, members[i], true);
 	if (n > 1 && try_settle(run, members, n) == NULL)
 		return;
 	for (i = 0; i < n; i++)

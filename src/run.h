@@ -184,6 +184,7 @@ typedef struct Member
 	bool withheld; /* something stays undone: direction, failure */
 	bool unseen;   /* the document holds a value that is withheld */
 	bool left_out; /* values were, for the document to be taken */
+	char *change;  /* of the document, for the change log */
 	FsWrite *write;
 } Member;
 

@@ -43,7 +43,6 @@ CREATE TABLE ekksync.state (
 	accepted boolean NOT NULL DEFAULT false,
 	last_scan timestamptz,
 	last_full_scan timestamptz,
-	clock_skew interval,
 	paused boolean NOT NULL DEFAULT false,
 	paused_at timestamptz,
 	paused_reason text

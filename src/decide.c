@@ -26,7 +26,6 @@ read_remote(const Mapping *map, Member *m, int f)
 {
 	const Field *field = &map->fields[f];
 	const cJSON *value = NULL;
-	SyncError err = {0};
 	StringInfoData plain;
 	bool isnull;
 	Datum datum;
@@ -36,15 +35,14 @@ read_remote(const Mapping *map, Member *m, int f)
 	if (!m->doc->missing && m->doc->fields != NULL)
 		value = path_find(m->doc->fields, &field->path);
 	m->remote_missing[f] = value == NULL;
-	m->remote[f] = value_decode(&field->codec, value, &err);
+	m->remote[f] = value_decode(&field->codec, value, NULL);
 	if (m->remote[f] != NULL && OidIsValid(field->relid) &&
 		!field->push_only && !m->remote_missing[f] &&
 		!value_to_datum(&field->codec, m->remote[f], field->typid,
-						field->typmod, field->notnull, &datum, &isnull, &err))
+						field->typmod, field->notnull, &datum, &isnull, NULL))
 		m->remote[f] = NULL;
 	if (m->remote[f] != NULL)
 		return;
-	m->remote_error[f] = err.message;
 	initStringInfo(&plain);
 	if (value_to_plain(value, &plain, NULL))
 		m->remote_plain[f] = canon_from_json(plain.data, NULL);
@@ -58,7 +56,6 @@ decide_remote(Run *run, Member *m)
 	int f;
 
 	m->remote = palloc0(sizeof(char *) * n);
-	m->remote_error = palloc0(sizeof(char *) * n);
 	m->remote_plain = palloc0(sizeof(char *) * n);
 	m->remote_missing = palloc0(sizeof(bool) * n);
 	for (f = 0; f < n; f++)
@@ -182,13 +179,11 @@ static MergeStamp
 remote_stamp(const Run *run, const Member *m, int f)
 {
 	MergeStamp stamp;
-	const Entry *entry = NULL;
+	TimestampTz said;
 
-	if (m->remote[f] != NULL)
-		entry = entries_explaining(m, f, m->remote[f]);
-	if (entry != NULL)
+	if (m->remote[f] != NULL && entries_explain(m, f, m->remote[f], &said))
 	{
-		stamp.from = stamp.upto = entry->stamp;
+		stamp.from = stamp.upto = said;
 		return stamp;
 	}
 	stamp.upto = m->doc->update_time;
@@ -328,8 +323,8 @@ decide_writes(const Run *run, const Member *m, int f)
 /* ---- a member whose row is gone ---- */
 
 /* Does a pending row say that the member was deleted, or has another key? */
-bool
-decide_has_delete(const Member *m)
+static bool
+has_delete(const Member *m)
 {
 	ListCell *lc;
 
@@ -365,7 +360,7 @@ decide_gone(const Run *run, Member *m)
 {
 	int f = run->map->nfields - 1;
 	MergeInput *in = &m->inputs[f];
-	bool ours = m->known || decide_has_delete(m);
+	bool ours = m->known || has_delete(m);
 	int i;
 
 	entries_fail(m, "member not found");

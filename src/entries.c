@@ -175,11 +175,15 @@ entries_parse(const Mapping *map, Member *m)
 	}
 }
 
-/* The latest entry that says this value of the field, NULL if none. */
-const Entry *
-entries_explaining(const Member *m, int field, const char *value)
+/*
+ * The latest readable change of a field, or, with a value, to that value; with
+ * its stamp.  NULL if none.
+ */
+static const EntryChange *
+latest_change(const Member *m, int field, const char *value,
+			  TimestampTz *stamp)
 {
-	const Entry *found = NULL;
+	const EntryChange *latest = NULL;
 	ListCell *lc;
 	ListCell *lc2;
 
@@ -191,12 +195,25 @@ entries_explaining(const Member *m, int field, const char *value)
 		{
 			const EntryChange *change = lfirst(lc2);
 
-			if (change->field == field && change->value != NULL &&
-				strcmp(change->value, value) == 0)
-				found = entry;
+			if (change->field != field || change->value == NULL ||
+				(value != NULL && strcmp(change->value, value) != 0) ||
+				(latest != NULL &&
+				 !merge_after(latest->value, *stamp, ORIGIN_FIRESTORE,
+							  change->value, entry->stamp, ORIGIN_FIRESTORE)))
+				continue;
+			latest = change;
+			*stamp = entry->stamp;
 		}
 	}
-	return found;
+	return latest;
+}
+
+/* When does an entry say that the field took this value?  False: none does. */
+bool
+entries_explain(const Member *m, int field, const char *value,
+				TimestampTz *stamp)
+{
+	return latest_change(m, field, value, stamp) != NULL;
 }
 
 /* Is this value one that we wrote, lately or long ago? */
@@ -219,34 +236,6 @@ is_echo(const Member *m, const EntryChange *change)
 	return false;
 }
 
-/* The latest readable change of a field, with its stamp; NULL if none. */
-static const EntryChange *
-latest_change(const Member *m, int field, TimestampTz *stamp)
-{
-	const EntryChange *latest = NULL;
-	ListCell *lc;
-	ListCell *lc2;
-
-	foreach (lc, m->entries)
-	{
-		const Entry *entry = lfirst(lc);
-
-		foreach (lc2, entry->parsed)
-		{
-			const EntryChange *change = lfirst(lc2);
-
-			if (change->field != field || change->value == NULL ||
-				(latest != NULL &&
-				 !merge_after(latest->value, *stamp, ORIGIN_FIRESTORE,
-							  change->value, entry->stamp, ORIGIN_FIRESTORE)))
-				continue;
-			latest = change;
-			*stamp = entry->stamp;
-		}
-	}
-	return latest;
-}
-
 /*
  * A value that a client only enqueued: the last that entries say, while the
  * document still equals the base and is older; or, where nobody but us has
@@ -265,7 +254,7 @@ entries_enqueued(const Member *m, int field, TimestampTz *stamp)
 		return NULL;
 	since = m->doc->update_time == m->doc_update_time ? m->base[field].stamp
 													  : m->doc->update_time;
-	latest = latest_change(m, field, stamp);
+	latest = latest_change(m, field, NULL, stamp);
 	if (latest == NULL || *stamp <= since || is_echo(m, latest))
 		return NULL;
 	return latest->value;

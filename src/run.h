@@ -159,9 +159,8 @@ typedef struct Member
 
 	/* Firestore */
 	FsDoc *doc;
-	FsDoc *old_doc; /* of moved_from */
-	char **remote;	/* canonical by field; NULL: unreadable */
-	char **remote_error;
+	FsDoc *old_doc;		 /* of moved_from */
+	char **remote;		 /* canonical by field; NULL: unreadable */
 	char **remote_plain; /* the unreadable value as JSON, if it has one */
 	bool *remote_missing;
 	List *entries; /* Entry, by stamp */
@@ -262,8 +261,8 @@ extern Datum member_keys(Member **members, int n);
 
 /* ---- entries.c ---- */
 extern void entries_parse(const Mapping *map, Member *m);
-extern const Entry *entries_explaining(const Member *m, int field,
-									   const char *value);
+extern bool entries_explain(const Member *m, int field, const char *value,
+							TimestampTz *stamp);
 extern char *entries_enqueued(const Member *m, int field, TimestampTz *stamp);
 extern bool entries_failed_on(const Member *m, int field);
 extern void entries_conclude(const Mapping *map, Member *m);
@@ -273,7 +272,6 @@ extern void entries_leave_open(Member *m);
 /* ---- decide.c ---- */
 extern void decide_remote(Run *run, Member *m);
 extern void decide_member(Run *run, Member *m);
-extern bool decide_has_delete(const Member *m);
 extern bool decide_writes(const Run *run, const Member *m, int field);
 extern void decide_rows(const Run *run, Member *m);
 extern List *decide_conflicts(const Run *run, const Member *m);

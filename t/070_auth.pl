@@ -143,9 +143,12 @@ my $check = 'SELECT count(*) FROM ekksync_check() WHERE "check" = \'credentials\
 $server->answer(expires_in => 3600);
 is($db->sql($check x 3), "1\n1\n1", 'three checks in one session');
 is(scalar(my @once = $server->requests), 1, '... ask for a token once');
-$server->answer(expires_in => 61);
-is($db->sql("$check SELECT pg_sleep(1.5); $check"), "1\n\n1", 'a token of 61 seconds');
-is(scalar(my @renewed = $server->requests), 2, '... is renewed a minute before its end');
+$server->answer(expires_in => 60);
+is($db->sql($check x 2), "1\n1", 'a token in its last minute');
+is(scalar(my @renewed = $server->requests), 2, '... is renewed');
+$server->answer(expires_in => 120);
+is($db->sql($check x 2), "1\n1", 'a token in its last minute but one');
+is(scalar(my @kept = $server->requests), 1, '... is kept');
 $server->answer;
 my $other = key_file('other.json', client_email => 'other@fake-project.test');
 is($db->admin_sql("$check SET ekksync.credentials = '$other'; $check"), "1\n1",

@@ -9,7 +9,8 @@
 #   make installcheck       pg_regress on a running server, ekksync installed
 #   make format             clang-format over the C sources; check wants them so
 #
-# WERROR=1 turns every warning into an error.  Everything that demo, up and
+# WERROR=1 turns every warning into an error; STEPS=1 makes a test build, in
+# which a run can be stopped at its named steps (src/steps.h).  Everything that demo, up and
 # check make is kept in .dev/.
 
 MODULE_big = ekksync
@@ -41,6 +42,10 @@ ifneq ($(findstring clang,$(CC)),)
 PG_CFLAGS += -Wno-unknown-warning-option -Wno-ignored-optimization-argument \
 	-Wno-ignored-attributes
 endif
+endif
+
+ifdef STEPS
+PG_CPPFLAGS += -DEKKSYNC_STEPS
 endif
 
 # No bitcode: inlining into queries gains nothing here, and it would make the

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# check.sh: build with gcc and with clang, every warning an error, look whether
+# check.sh: build with gcc, as a test build, and with clang, every warning an error, look whether
 # the C sources are formatted, and run all tests: C units, pg_regress, TAP.  The
 # last line is "N passed, N failed"; the exit status is 0 only if something ran
 # and nothing failed.  TESTS="..." limits the tests to those whose names contain
@@ -152,8 +152,8 @@ tap()
 }
 
 mkdir -p "$log"
-step "build with gcc" build_with gcc all || finish
-step "install" build_with gcc install DESTDIR="$stage" || finish
+step "build with gcc" build_with gcc STEPS=1 all || finish
+step "install" build_with gcc STEPS=1 install DESTDIR="$stage" || finish
 step "build with clang" build_with clang all || true
 if compgen -G "$top/t/*_test.c" >/dev/null; then
 	step "build unit programs" build_with gcc unit || true

@@ -41,6 +41,9 @@ CREATE TABLE ekksync.state (
 	system_identifier bigint,
 	refused boolean NOT NULL DEFAULT false,
 	accepted boolean NOT NULL DEFAULT false,
+	fence bigint NOT NULL DEFAULT 0,
+	fence_token uuid,
+	fence_next uuid,
 	last_scan timestamptz,
 	last_full_scan timestamptz,
 	paused boolean NOT NULL DEFAULT false,
@@ -133,7 +136,6 @@ COMMENT ON TABLE ekksync.conflict IS 'every concurrent change that lost, or is h
 
 CREATE TABLE ekksync.run (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	token uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
 	status text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'success', 'failed', 'interrupted'])),
 	direction text NOT NULL,
 	dry_run boolean NOT NULL DEFAULT false,

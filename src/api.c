@@ -201,7 +201,7 @@ ekksync_run(PG_FUNCTION_ARGS)
 	check_may_run(wait);
 	map = mapping_get();
 	if (map == NULL || map->problem != NULL)
-		sync_preflight(); /* throws */
+		sync_preflight(options.dry_run); /* throws */
 	outcome = worker_start(map->owner, &options, wait, &run_id);
 	while (outcome == WORKER_BUSY && run_id == 0)
 	{

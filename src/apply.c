@@ -20,6 +20,7 @@
 #include "queue.h"
 #include "rows.h"
 #include "scope.h"
+#include "steps.h"
 #include "store.h"
 
 /* ---- recheck ---- */
@@ -313,6 +314,7 @@ apply_members(Run *run, Member **members, int n)
 			pulls[npulls++] = members[i];
 	if (npulls > 0)
 		recheck(run, pulls, npulls);
+	at_step(in_lock);
 	for (i = 0; i < npulls; i++)
 	{
 		if (!pulls[i]->has_pull)
@@ -321,6 +323,7 @@ apply_members(Run *run, Member **members, int n)
 		changes[nchanges++] = change_json(run, pulls[i], false);
 		write_rows(run, pulls[i], -1);
 	}
+	at_step(in_rows);
 	for (i = 0; i < n; i++)
 	{
 		conflicts = list_concat(conflicts, decide_conflicts(run, members[i]));
@@ -337,6 +340,7 @@ apply_members(Run *run, Member **members, int n)
 	run->figures.to_django += nchanges;
 	store_decide_entries(run, entries);
 	store_write_members(run, members, n);
+	at_step(in_record);
 }
 
 /* ---- failures ---- */

@@ -16,6 +16,7 @@
 #include "run.h"
 #include "scope.h"
 #include "sqlvalue.h"
+#include "steps.h"
 #include "store.h"
 
 /* How often a member is read again when the world moves under it. */
@@ -248,8 +249,11 @@ try_batch(Run *run, List *keys)
 
 	if (!read_batch(run, &batch, keys))
 		return keys;
+	at_step(read);
 	pull_documents(run, &batch);
+	at_step(documents);
 	decide_batch(run, &batch);
+	at_step(decided);
 	if (run->opt.dry_run)
 	{
 		plan_batch(run, &batch);
@@ -257,6 +261,7 @@ try_batch(Run *run, List *keys)
 	}
 	guard_batch(run, &batch);
 	apply_batch(run, &batch);
+	at_step(applied);
 	push_batch(run, &batch);
 	for (i = 0; i < batch.n; i++)
 	{

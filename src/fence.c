@@ -2,10 +2,16 @@
  * fence.c
  *		A run's document in sync_logs: fence at its start, record at its end.
  *
- * The document's id is made of the attachment's uuid and the run's number, so
- * two copies of one database (a restored backup, an old primary) meet at the
- * first run that both do: the second finds the document there, with another
- * token, and pauses.
+ * The document's id is made of the attachment's uuid and a number, and holds a
+ * token that only we know.  A run looks for the document of the last one and
+ * creates the next, so that of two copies of one database (a restored backup,
+ * an old primary) the one that comes second to a number, or whose last
+ * document is not its own or not there, pauses.
+ *
+ * Number and token are committed before they are sent, and what is known of
+ * them after the answer.  A token whose answer never came may stand in the
+ * document by an earlier run of ours, or by a copy made just then: such a
+ * number is used up, and the next one tells.
  *
  * May not know: members.
  */
@@ -16,6 +22,7 @@
 
 #include "fence.h"
 #include "settings.h"
+#include "steps.h"
 #include "store.h"
 
 /* Paths of a sync_logs document that are written one by one. */
@@ -49,6 +56,8 @@ int_value(int64 n)
 	return psprintf("{\"integerValue\":\"" INT64_FORMAT "\"}", n);
 }
 
+/* ---- binding ---- */
+
 /* Pause, in a transaction of its own, and throw. */
 static void
 pause_and_stop(const char *reason)
@@ -56,21 +65,20 @@ pause_and_stop(const char *reason)
 	tx_begin();
 	store_pause(reason, true);
 	tx_commit();
-	ereport(
-		ERROR,
-		(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-		 errmsg("ekksync is paused: %s", reason),
-		 errhint(
-			 "Call ekksync_resume() on the copy that is to go on; "
-			 "ekksync_run(dry_run => true) then shows what a run would do.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("ekksync is paused: %s", reason),
+			 errhint("ekksync_run(dry_run => true) shows what a run would "
+					 "do; call ekksync_resume() on the copy that is to go "
+					 "on.")));
 }
 
 /*
  * The base belongs to one project, database and cluster.  Another project or
  * database, once it is accepted, is a first contact; a cluster that was copied
- * keeps its base.
+ * keeps its base.  Returns whether what is found anew is accepted.
  */
-static void
+static bool
 check_binding(Run *run)
 {
 	int64 system = (int64) GetSystemIdentifier();
@@ -102,58 +110,10 @@ check_binding(Run *run)
 	tx_commit();
 	if (reason != NULL)
 		pause_and_stop(reason);
+	return state.accepted;
 }
 
-/* Is the document there ours, its creation only unanswered? */
-static bool
-is_ours(Run *run)
-{
-	FsDoc doc;
-	FsError err;
-	TimestampTz read_time;
-	const cJSON *token;
-
-	if (!fs_get(run->fs, "sync_logs", &run->log_id, 1, NULL, -1, &doc,
-				&read_time, &err))
-		run_stop(&err);
-	token = cJSON_GetObjectItemCaseSensitive(doc.fields, "token");
-	token = cJSON_GetObjectItemCaseSensitive(token, "stringValue");
-	return cJSON_GetStringValue(token) != NULL &&
-		   strcmp(cJSON_GetStringValue(token), run->token) == 0;
-}
-
-void
-fence_raise(Run *run)
-{
-	FsFieldValue values[8];
-	FsWrite w = {0};
-
-	check_binding(run);
-	if (run->opt.dry_run)
-		return;
-	run->log_id =
-		psprintf("ekksync-%s-" INT64_FORMAT, run->map->uuid, run->id);
-	tx_begin();
-	store_run_log(run);
-	tx_commit();
-
-	w.collection = "sync_logs";
-	w.id = run->log_id;
-	w.pre = FS_PRE_MISSING;
-	w.values = values;
-	add_value(&w, "type", string_value("bidirectional_sync"));
-	add_value(&w, "status", string_value("running"));
-	add_value(&w, "run", int_value(run->id));
-	add_value(&w, "token", string_value(run->token));
-	add_value(&w, "created_at", time_value(run->started_at));
-	fs_write(run->fs, &w, 1);
-	if (w.error.class != FS_OK && w.error.class != FS_REREAD)
-		run_stop(&w.error);
-	if (w.error.class == FS_REREAD && !is_ours(run))
-		pause_and_stop(
-			"another copy of this database has already made this run");
-	run->logged = true;
-}
+/* ---- the run's document as a record ---- */
 
 /* {success, failed} of one direction. */
 static void
@@ -163,48 +123,246 @@ add_figures(FsWrite *w, const char *direction, int64 success, int64 failed)
 	add_value(w, psprintf("stats.%s.failed", direction), int_value(failed));
 }
 
+/* Complete the document of a run. */
+static void
+complete(Run *run, const char *log_id, const StoreRunLog *log)
+{
+	static const char *const null = "{\"nullValue\":null}";
+	const RunFigures *f = &log->figures;
+	FsFieldValue values[16];
+	FsWrite w = {0};
+
+	w.collection = "sync_logs";
+	w.id = log_id;
+	w.pre = FS_PRE_EXISTS;
+	w.values = values;
+	add_value(&w, "status", string_value(log->error ? "failed" : "success"));
+	add_value(&w, "stats.started_at", time_value(log->started_at));
+	add_value(&w, "stats.completed_at", time_value(log->finished_at));
+	add_value(&w, "stats.duration_seconds",
+			  psprintf("{\"doubleValue\":%.3f}",
+					   (log->finished_at - log->started_at) /
+						   (double) USECS_PER_SEC));
+	add_value(&w, "stats.last_sync",
+			  run->last_scan ? time_value(run->last_scan) : null);
+	add_figures(&w, "firestore_to_django", f->to_django, f->to_django_failed);
+	add_figures(&w, "django_to_firestore", f->to_firestore,
+				f->to_firestore_failed);
+	add_value(&w, "stats.error", log->error ? string_value(log->error) : null);
+	add_value(&w, "completed_at", time_value(log->finished_at));
+	if (!fs_write(run->fs, &w, 1) || w.error.class != FS_OK)
+		ereport(LOG, (errmsg("could not complete the sync_logs document of "
+							 "ekksync run " INT64_FORMAT ": %s",
+							 log->id, w.error.message)));
+}
+
+/* Complete the document of an earlier run that could not do so itself. */
+static void
+complete_earlier(Run *run, const char *log_id)
+{
+	StoreRunLog log;
+	bool found;
+
+	tx_begin();
+	found = store_run_of_log(log_id, &log, run->cxt);
+	tx_commit();
+	if (!found)
+		return;
+	if (log.error == NULL)
+		log.error = "the run was interrupted";
+	complete(run, log_id, &log);
+}
+
+/* ---- the run's document as a fence ---- */
+
+static char *
+document_id(const Run *run, int64 number)
+{
+	return psprintf("ekksync-%s-" INT64_FORMAT, run->map->uuid, number);
+}
+
+static const char *
+string_in(const FsDoc *doc, const char *name)
+{
+	const cJSON *value = cJSON_GetObjectItemCaseSensitive(doc->fields, name);
+	const char *s = cJSON_GetStringValue(
+		cJSON_GetObjectItemCaseSensitive(value, "stringValue"));
+
+	return s != NULL ? s : "";
+}
+
+/* A document in sync_logs, all of it. */
+static void
+read_document(Run *run, char *log_id, FsDoc *doc)
+{
+	FsError err;
+
+	if (!fs_get(run->fs, "sync_logs", &log_id, 1, NULL, -1, doc, NULL, &err))
+		run_stop(&err);
+}
+
+/*
+ * The last run's document must be there, and ours: else another copy of us
+ * has gone on, or this is not the Firestore that it was.  Returns its id if it
+ * was never completed, or NULL.
+ */
+static char *
+check_last(Run *run, const StoreFence *fence)
+{
+	char *log_id = document_id(run, fence->number);
+	FsDoc doc;
+
+	if (fence->number == 0)
+		return NULL;
+	read_document(run, log_id, &doc);
+	if (doc.missing)
+		pause_and_stop("the last run's document has gone from sync_logs: the "
+					   "project was emptied, or another copy of this database "
+					   "has gone on");
+	if (strcmp(string_in(&doc, "token"), fence->token) != 0)
+		pause_and_stop(
+			"another copy of this database has already made the last run");
+	return strcmp(string_in(&doc, "status"), "running") == 0 ? log_id : NULL;
+}
+
+/* The highest number that any copy of us has used, at least the last one's. */
+static int64
+highest_number(Run *run, const StoreFence *fence)
+{
+	char *prefix = psprintf("ekksync-%s-", run->map->uuid);
+	FsFilter filter = {"attachment", "EQUAL", string_value(run->map->uuid)};
+	FsQuery query = {0};
+	int64 highest = fence->number;
+
+	query.collection = "sync_logs";
+	query.filters = &filter;
+	query.nfilters = 1;
+	query.limit = EKKSYNC_READ_PAGE;
+	query.cxt = run->cxt;
+	while (!query.done)
+	{
+		FsDoc *docs;
+		FsError err;
+		int n;
+		int i;
+
+		if (!fs_query(run->fs, &query, &docs, &n, NULL, &err))
+			run_stop(&err);
+		for (i = 0; i < n; i++)
+			if (strncmp(docs[i].id, prefix, strlen(prefix)) == 0)
+				highest = Max(highest, atoll(docs[i].id + strlen(prefix)));
+	}
+	return highest;
+}
+
+/* Create the run's document. */
+static void
+create_document(Run *run, const char *token, FsWrite *w)
+{
+	w->collection = "sync_logs";
+	w->id = run->log_id;
+	w->pre = FS_PRE_MISSING;
+	w->values = palloc(sizeof(FsFieldValue) * 8);
+	add_value(w, "type", string_value("bidirectional_sync"));
+	add_value(w, "status", string_value("running"));
+	add_value(w, "run", int_value(run->id));
+	add_value(w, "attachment", string_value(run->map->uuid));
+	add_value(w, "token", string_value(token));
+	add_value(w, "created_at", time_value(run->started_at));
+	fs_write(run->fs, w, 1);
+}
+
+/* Is the document there ours, its creation only unanswered? */
+static bool
+is_ours(Run *run, const char *token)
+{
+	FsDoc doc;
+
+	read_document(run, run->log_id, &doc);
+	return strcmp(string_in(&doc, "token"), token) == 0;
+}
+
+/*
+ * Raise the fence at the number after fence->number.  False if that number
+ * was used up by an earlier run that never had an answer.
+ */
+static bool
+raise_next(Run *run, StoreFence *fence)
+{
+	bool carried = fence->next != NULL;
+	FsWrite w = {0};
+
+	run->log_id = document_id(run, fence->number + 1);
+	tx_begin();
+	if (!carried)
+		store_fence_next(fence, run->cxt);
+	store_run_log(run);
+	tx_commit();
+	at_step(fence_noted);
+	create_document(run, fence->next, &w);
+	if (w.error.class == FS_REREAD && !is_ours(run, fence->next))
+		pause_and_stop(
+			"another copy of this database has already made this run");
+	if (w.error.class != FS_OK && w.error.class != FS_REREAD)
+		run_stop(&w.error);
+	at_step(fence_sent);
+	carried = carried && w.error.class == FS_REREAD;
+	tx_begin();
+	store_fence_raised();
+	if (!carried)
+		store_accepted();
+	store_fence(fence, run->cxt);
+	tx_commit();
+	return !carried;
+}
+
+void
+fence_raise(Run *run)
+{
+	bool accepted = check_binding(run);
+	char *open = NULL;
+	StoreFence fence;
+
+	if (run->opt.dry_run)
+		return;
+	tx_begin();
+	store_fence(&fence, run->cxt);
+	tx_commit();
+	if (accepted)
+	{
+		fence.number = highest_number(run, &fence);
+		fence.next = NULL;
+	}
+	else
+		open = check_last(run, &fence);
+	while (!raise_next(run, &fence))
+		open = run->log_id;
+	run->logged = true;
+	at_step(fenced);
+	if (open != NULL)
+		complete_earlier(run, open);
+}
+
 void
 fence_lower(Run *run, const ErrorData *error)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	FsFieldValue values[16];
-	FsWrite w = {0};
+	StoreRunLog log = {run->id, run->started_at, GetCurrentTimestamp(),
+					   run->figures, NULL};
 	int category = 0;
 
 	/*
 	 * Where Firestore can't be reached there is nothing to write to; and a run
-	 * that was told to stop waits for nobody.
+	 * that was told to stop waits for nobody.  The next run completes the
+	 * document then.
 	 */
 	if (error != NULL)
 		category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
 	if (!run->logged || category == ERRCODE_CONNECTION_EXCEPTION ||
 		category == ERRCODE_OPERATOR_INTERVENTION)
 		return;
-	w.collection = "sync_logs";
-	w.id = run->log_id;
-	w.pre = FS_PRE_EXISTS;
-	w.values = values;
-	add_value(&w, "status",
-			  string_value(error || run->stuck > 0 ? "failed" : "success"));
-	add_value(&w, "stats.started_at", time_value(run->started_at));
-	add_value(&w, "stats.completed_at", time_value(now));
-	add_value(&w, "stats.duration_seconds",
-			  psprintf("{\"doubleValue\":%.3f}",
-					   (now - run->started_at) / (double) USECS_PER_SEC));
-	add_value(&w, "stats.last_sync",
-			  run->last_scan ? time_value(run->last_scan)
-							 : "{\"nullValue\":null}");
-	add_figures(&w, "firestore_to_django", run->figures.to_django,
-				run->figures.to_django_failed);
-	add_figures(&w, "django_to_firestore", run->figures.to_firestore,
-				run->figures.to_firestore_failed);
-	add_value(&w, "stats.error",
-			  error			   ? string_value(error->message)
-			  : run->stuck > 0 ? string_value(run->stuck_error)
-							   : "{\"nullValue\":null}");
-	add_value(&w, "completed_at", time_value(now));
-	if (!fs_write(run->fs, &w, 1) || w.error.class != FS_OK)
-		ereport(LOG, (errmsg("could not complete the sync_logs document of "
-							 "ekksync run " INT64_FORMAT ": %s",
-							 run->id, w.error.message)));
+	if (error != NULL)
+		log.error = error->message;
+	else if (run->stuck > 0)
+		log.error = run->stuck_error;
+	complete(run, run->log_id, &log);
 }

@@ -12,6 +12,7 @@
 
 #include "run.h"
 #include "settings.h"
+#include "steps.h"
 #include "store.h"
 
 /* Entries staged by one query. */
@@ -187,6 +188,7 @@ pull_entries(Run *run)
 	tx_begin();
 	store_unstage();
 	tx_commit();
+	at_step(unstaged);
 	while (!query.done)
 	{
 		StagedEntry *entries;
@@ -207,6 +209,7 @@ pull_entries(Run *run)
 			tx_begin();
 			store_stage(entries, n);
 			tx_commit();
+			at_step(staged);
 		}
 	}
 }
@@ -266,6 +269,7 @@ pull_scan(Run *run)
 		store_scan_page(keys, times, n, full, after,
 						query.done || n == 0 ? NULL : keys[n - 1]);
 		tx_commit();
+		at_step(scanned);
 		if (n > 0)
 			after = MemoryContextStrdup(run->cxt, keys[n - 1]);
 	}
@@ -380,9 +384,11 @@ close_entries(Run *run, List *entries)
 		if (writes[i].error.class != FS_RETRY &&
 			writes[i].error.class != FS_STOP)
 			ids[done++] = unconstify(char *, writes[i].id);
+	at_step(closed);
 	tx_begin();
 	store_close(ids, done);
 	tx_commit();
+	at_step(known);
 	for (i = 0; i < n && !all; i++)
 		if (writes[i].error.class == FS_RETRY ||
 			writes[i].error.class == FS_STOP)

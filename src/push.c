@@ -14,6 +14,7 @@
 #include "queue.h"
 #include "run.h"
 #include "settings.h"
+#include "steps.h"
 #include "store.h"
 
 #define DELETED_TIMES 3
@@ -333,6 +334,7 @@ settle_work(void *arg)
 	queue_settle(run->map, ids, errors, nrows);
 	store_change_log(run, "firestore", keys, changes, nchanges);
 	store_write_members(run, work->members, work->n);
+	at_step(in_settle);
 }
 
 static ErrorData *
@@ -399,7 +401,9 @@ push_batch(Run *run, Batch *batch)
 				members[i]->write->error.class == FS_STOP)
 				stop = &members[i]->write->error;
 	}
+	at_step(sent);
 	settle_batch(run, members, n);
+	at_step(settled);
 	if (stop != NULL)
 		run_stop(stop);
 }

@@ -46,7 +46,6 @@ typedef struct Run
 	Mapping *map;
 	FsClient *fs;
 	int64 id;
-	char *token;  /* of the fence */
 	char *log_id; /* of the sync_logs document */
 	TimestampTz started_at;
 	TimestampTz last_scan; /* 0: never */

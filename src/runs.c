@@ -51,8 +51,56 @@ store_bind(const char *project, const char *database_id,
 					  Int64GetDatum(system_identifier)};
 
 	store_sql_only("UPDATE ekksync.state SET project = $1, database_id = $2, "
-				   "system_identifier = $3, accepted = false",
+				   "system_identifier = $3",
 				   3, types, values, NULL);
+}
+
+void
+store_accepted(void)
+{
+	store_sql_only("UPDATE ekksync.state SET accepted = false "
+				   "WHERE accepted",
+				   0, NULL, NULL, NULL);
+}
+
+/* ---- fence ---- */
+
+void
+store_fence(StoreFence *fence, MemoryContext cxt)
+{
+	SqlScope scope;
+
+	store_sql(&scope,
+			  "SELECT fence, fence_token, fence_next FROM ekksync.state", 0,
+			  NULL, NULL, NULL);
+	fence->number = sql_get_int8(0, 1);
+	fence->token = sql_get_text(0, 2, cxt);
+	fence->next = sql_get_text(0, 3, cxt);
+	sql_leave(&scope);
+}
+
+void
+store_fence_next(StoreFence *fence, MemoryContext cxt)
+{
+	Oid types[] = {INT8OID};
+	Datum values[] = {Int64GetDatum(fence->number)};
+	SqlScope scope;
+
+	store_sql(&scope,
+			  "UPDATE ekksync.state SET fence = $1, "
+			  "fence_next = pg_catalog.gen_random_uuid() "
+			  "RETURNING fence_next",
+			  1, types, values, NULL);
+	fence->next = sql_get_text(0, 1, cxt);
+	sql_leave(&scope);
+}
+
+void
+store_fence_raised(void)
+{
+	store_sql_only("UPDATE ekksync.state SET fence = fence + 1, "
+				   "fence_token = fence_next, fence_next = NULL",
+				   0, NULL, NULL, NULL);
 }
 
 void
@@ -102,7 +150,7 @@ store_scanned(TimestampTz at, bool full)
 /* ---- runs ---- */
 
 /*
- * Open a run's record: its number and token go to the run.  Records left open
+ * Open a run's record: its number goes to the run.  Records left open
  * by runs that died are closed as interrupted (the caller holds the run lock,
  * so nobody else's run is open).
  */
@@ -119,11 +167,10 @@ store_run_start(Run *run, const char *direction, const char *scan)
 				   0, NULL, NULL, NULL);
 	store_sql(&scope,
 			  "INSERT INTO ekksync.run (direction, dry_run, partial, scan) "
-			  "VALUES ($1, $2, $3, $4) RETURNING id, token, started_at",
+			  "VALUES ($1, $2, $3, $4) RETURNING id, started_at",
 			  4, types, values, NULL);
 	run->id = sql_get_int8(0, 1);
-	run->token = sql_get_text(0, 2, run->cxt);
-	run->started_at = sql_get_time(0, 3);
+	run->started_at = sql_get_time(0, 2);
 	sql_leave(&scope);
 }
 
@@ -135,6 +182,38 @@ store_run_log(Run *run)
 
 	store_sql_only("UPDATE ekksync.run SET log_document = $2 WHERE id = $1", 2,
 				   types, values, NULL);
+}
+
+bool
+store_run_of_log(const char *log_id, StoreRunLog *log, MemoryContext cxt)
+{
+	Oid types[] = {TEXTOID};
+	Datum values[] = {sql_text(log_id)};
+	SqlScope scope;
+	bool found;
+
+	memset(log, 0, sizeof(*log));
+	store_sql(&scope,
+			  "SELECT id, started_at, finished_at, to_firestore::int8, "
+			  "to_firestore_failed::int8, to_django::int8, "
+			  "to_django_failed::int8, error "
+			  "FROM ekksync.run WHERE log_document = $1 "
+			  "AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1",
+			  1, types, values, NULL);
+	found = SPI_processed > 0;
+	if (found)
+	{
+		log->id = sql_get_int8(0, 1);
+		log->started_at = sql_get_time(0, 2);
+		log->finished_at = sql_get_time(0, 3);
+		log->figures.to_firestore = sql_get_int8(0, 4);
+		log->figures.to_firestore_failed = sql_get_int8(0, 5);
+		log->figures.to_django = sql_get_int8(0, 6);
+		log->figures.to_django_failed = sql_get_int8(0, 7);
+		log->error = sql_get_text(0, 8, cxt);
+	}
+	sql_leave(&scope);
+	return found;
 }
 
 /* Figures so far, and the phase that begins. */

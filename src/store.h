@@ -23,6 +23,24 @@ typedef struct StoreState
 	TimestampTz last_scan;
 } StoreState;
 
+/* The fence: which of our documents in sync_logs is the newest. */
+typedef struct StoreFence
+{
+	int64 number; /* of the last one known to be there, 0: none */
+	char *token;  /* in it; NULL: none */
+	char *next;	  /* of the one after it, if it may be there; or NULL */
+} StoreFence;
+
+/* A run as its document in sync_logs shows it. */
+typedef struct StoreRunLog
+{
+	int64 id;
+	TimestampTz started_at;
+	TimestampTz finished_at;
+	RunFigures figures;
+	char *error; /* or NULL */
+} StoreRunLog;
+
 /* What a run found out about itself at its end. */
 typedef struct RunEnd
 {
@@ -45,6 +63,16 @@ extern void store_sql_only(const char *query, int nargs, Oid *types,
 extern bool store_state(StoreState *state, MemoryContext cxt);
 extern void store_bind(const char *project, const char *database_id,
 					   int64 system_identifier);
+extern void store_fence(StoreFence *fence, MemoryContext cxt);
+
+/* Put a new token into *fence for the document after fence->number. */
+extern void store_fence_next(StoreFence *fence, MemoryContext cxt);
+
+/* The document after the last one is there: it is the last one now. */
+extern void store_fence_raised(void);
+
+/* Nothing that ekksync_resume() accepted is open any more. */
+extern void store_accepted(void);
 /* refused: a run refuses to go on; what it met is accepted by store_resume. */
 extern void store_pause(const char *reason, bool refused);
 extern void store_resume(void);
@@ -58,6 +86,10 @@ extern void store_run_start(Run *run, const char *direction, const char *scan);
 extern void store_run_progress(Run *run, const char *phase);
 extern void store_run_end(Run *run, const RunEnd *end);
 extern void store_run_log(Run *run);
+
+/* The run whose document this is; false if there is no record of it. */
+extern bool store_run_of_log(const char *log_id, StoreRunLog *log,
+							 MemoryContext cxt);
 extern int64 store_run_current(void);
 
 /*

@@ -28,6 +28,7 @@
 #include "queue.h"
 #include "scope.h"
 #include "settings.h"
+#include "steps.h"
 #include "store.h"
 #include "sync.h"
 
@@ -164,10 +165,11 @@ enter_phase(Run *run, const char *phase)
 
 /* ---- before the run ---- */
 
+/* A dry run is let through a pause: it writes nothing. */
 static void
-check_state(const StoreState *state)
+check_state(const StoreState *state, bool dry_run)
 {
-	if (state->paused)
+	if (state->paused && !dry_run)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("ekksync is paused"),
@@ -187,7 +189,7 @@ check_state(const StoreState *state)
 
 /* In a transaction of the caller. */
 void
-sync_preflight(void)
+sync_preflight(bool dry_run)
 {
 	StoreState state;
 	const Mapping *map = mapping_get();
@@ -201,7 +203,7 @@ sync_preflight(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the mapping cannot be used: %s", map->problem)));
-	check_state(&state);
+	check_state(&state, dry_run);
 }
 
 /* ---- the parts of a run ---- */
@@ -358,6 +360,7 @@ run_phases(Run *run)
 	guard_members(run);
 	enter_phase(run, "members");
 	run_members(run);
+	at_step(members);
 	if (run->opt.dry_run)
 	{
 		if (run->opt.pull)
@@ -394,7 +397,7 @@ start_run(Run *run)
 	StoreState state;
 
 	tx_begin();
-	sync_preflight();
+	sync_preflight(run->opt.dry_run);
 	store_state(&state, run->cxt);
 	run->map = mapping_load(run->cxt);
 	run->last_scan = state.last_scan;
@@ -438,9 +441,12 @@ end_run(Run *run, const ErrorData *error)
 							 run->id, error->message)));
 	}
 	fence_lower(run, error);
+	at_step(told);
 	tx_begin();
 	store_run_end(run, &end);
+	at_step(in_end);
 	tx_commit();
+	at_step(ended);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
@@ -466,7 +472,9 @@ sync_run(const RunOptions *options, int64 *run_id,
 	ErrorData *volatile error = NULL;
 
 	MemoryContextSwitchTo(run->cxt);
+	at_step(locked);
 	start_run(run);
+	at_step(numbered);
 	*run_id = run->id;
 	if (started != NULL)
 		started(run->id);

@@ -44,6 +44,6 @@ extern void sync_wait(void);
 extern const char *sync_direction(const RunOptions *opt);
 
 /* Throw the error that a run would meet before it starts, if any. */
-extern void sync_preflight(void);
+extern void sync_preflight(bool dry_run);
 
 #endif /* EKKSYNC_SYNC_H */

@@ -434,7 +434,7 @@ $db->admin_sql('ALTER DATABASE socialism RESET ekksync.on_local_delete');
 	like($record->{duration}, qr/^00:00:\d\d/, '... and its duration');
 
 	my $log = $db->doc($record->{log_document} =~ m{/} ? $record->{log_document} : "sync_logs/$record->{log_document}");
-	is_deeply([ sort keys %$log ], [ sort qw(type status run token stats created_at completed_at) ], 'a sync_logs document');
+	is_deeply([ sort keys %$log ], [ sort qw(type status run attachment token stats created_at completed_at) ], 'a sync_logs document');
 	is_deeply([ @$log{qw(type status run)} ], [ 'bidirectional_sync', 'success', $run->{run} ], '... says what it is');
 	my $stats = $log->{stats};
 	is_deeply([ sort keys %$stats ],

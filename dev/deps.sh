@@ -25,8 +25,9 @@ need libcjson-dev pkg-config --exists libcjson
 need libssl-dev pkg-config --exists libcrypto
 need perl perl -MTAP::Harness -MHTTP::Tiny -MJSON::PP -e 1
 need libipc-run-perl perl -MIPC::Run -e 1
+need libmojolicious-perl perl -MMojolicious -e 1
+need libcpanel-json-xs-perl perl -MCpanel::JSON::XS -e 1
 need curl command -v curl
-need socat command -v socat
 need default-jre-headless command -v java
 
 # PostgreSQL: the release of the pg_config at hand, or else Debian's.

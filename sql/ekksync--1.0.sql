@@ -40,7 +40,7 @@ CREATE TABLE ekksync.state (
 	database_id text,
 	system_identifier bigint,
 	refused boolean NOT NULL DEFAULT false,
-	accepted boolean NOT NULL DEFAULT false,
+	accepted uuid,
 	fence bigint NOT NULL DEFAULT 0,
 	fence_token uuid,
 	fence_next uuid,

@@ -5,23 +5,33 @@
  *		outcome of entries, and notes of what is about to be sent.
  *
  * Members that get values are locked, read again and decided again if they
- * moved since they were read.  A batch goes in one transaction; if that fails,
- * its members go one by one, so that one bad member stops nobody.
+ * moved since they were read.  They go in transactions so small that a writer
+ * who wants one of these rows hardly notices; no row is waited for.  If such a
+ * transaction fails, its members go one by one, so that one bad member stops
+ * nobody.  Queue rows, which a DELETE of the member wants, come last.
  *
  * May not know: HTTP.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "capture.h"
+#include "flight.h"
 #include "queue.h"
 #include "rows.h"
 #include "scope.h"
 #include "steps.h"
 #include "store.h"
+
+/* How long rows should be locked, in microseconds, and for how many members. */
+#define APPLY_TIME 20000
+#define APPLY_FIRST 8
+#define APPLY_MAX 100
 
 /* ---- recheck ---- */
 
@@ -47,7 +57,10 @@ same_pending(List *a, List *b)
 	return true;
 }
 
-/* Lock the members' rows; decide those again that have moved. */
+/*
+ * Lock the members' rows; decide those again that have moved.  What cannot be
+ * locked at once is left to be read again.
+ */
 static void
 recheck(Run *run, Member **members, int n)
 {
@@ -61,15 +74,16 @@ recheck(Run *run, Member **members, int n)
 		before[i] = *members[i];
 		members[i]->pending = NIL;
 	}
-	rows_read(run->map, members, n, true, run->page_cxt);
+	rows_lock(run->map, members, n, run->page_cxt);
 	queue_read_pending(run->map, members, n, run->page_cxt);
 	old = MemoryContextSwitchTo(run->page_cxt);
 	for (i = 0; i < n; i++)
 	{
 		Member *m = members[i];
-		bool moved = m->nrows != before[i].nrows ||
-					 !same_pending(m->pending, before[i].pending);
+		bool moved = !same_pending(m->pending, before[i].pending);
 
+		if (m->again)
+			continue;
 		for (f = 0; f < run->map->nfields && !moved; f++)
 			moved = !same_text(m->local[f], before[i].local[f]);
 		if (moved)
@@ -82,12 +96,16 @@ recheck(Run *run, Member **members, int n)
 
 /* ---- one member ---- */
 
-/* Fields that take Firestore's value go to the member's rows: one, or -1, all. */
-static void
+/*
+ * Fields that take Firestore's value go to the member's rows: one, or -1, all.
+ * False when the application's triggers did not let them stay.
+ */
+static bool
 write_rows(Run *run, Member *m, int only)
 {
 	int *fields = palloc(sizeof(int) * run->map->nfields);
 	char **values = palloc(sizeof(char *) * run->map->nfields);
+	bool taken;
 	int n = 0;
 	int f;
 
@@ -99,8 +117,9 @@ write_rows(Run *run, Member *m, int only)
 		values[n++] = unconstify(char *, m->inputs[f].remote);
 		capture_expect(m->key, run->map->fields[f].name, m->inputs[f].remote);
 	}
-	rows_write(run->map, m, fields, values, n);
+	taken = rows_write(run->map, m, fields, values, n);
 	capture_expect_end();
+	return taken;
 }
 
 static void
@@ -157,6 +176,7 @@ add_note(Run *run, Member *m)
 	note->fields = palloc(sizeof(int) * run->map->nfields);
 	note->values = palloc(sizeof(char *) * run->map->nfields);
 	note->stamps = palloc(sizeof(TimestampTz) * run->map->nfields);
+	note->origins = palloc(sizeof(MergeOrigin) * run->map->nfields);
 	for (f = 0; f < run->map->nfields; f++)
 	{
 		if (!decide_writes(run, m, f))
@@ -166,7 +186,12 @@ add_note(Run *run, Member *m)
 			unconstify(char *, m->result[f].action == MERGE_PUSH
 								   ? m->inputs[f].local
 								   : m->inputs[f].remote);
-		note->stamps[note->nvalues++] = m->result[f].stamp.upto;
+		note->stamps[note->nvalues] = m->result[f].stamp.upto;
+		note->origins[note->nvalues] =
+			m->result[f].action == MERGE_PUSH
+				? flight_origin(m, f, note->values[note->nvalues])
+				: ORIGIN_FIRESTORE;
+		note->nvalues++;
 	}
 	m->notes = lappend(list_copy(m->notes), note);
 }
@@ -203,7 +228,7 @@ change_json(const Run *run, const Member *m, bool firestore)
 	return buf.data;
 }
 
-/* ---- a batch in one transaction ---- */
+/* ---- members in one transaction ---- */
 
 /* Queue rows of members that have nothing to push. */
 static void
@@ -224,7 +249,7 @@ settle_rows(Run *run, Member **members, int n)
 	{
 		Member *m = members[i];
 
-		if (m->has_push || (m->withheld && m->problem == NULL))
+		if (m->has_push || m->again || (m->withheld && m->problem == NULL))
 			continue;
 		foreach (lc, m->pending)
 		{
@@ -236,7 +261,7 @@ settle_rows(Run *run, Member **members, int n)
 				run->figures.to_firestore_failed++;
 		}
 	}
-	queue_settle(run->map, ids, errors, count);
+	run->figures.left += queue_settle(run->map, ids, errors, count);
 }
 
 /* A field that cannot be pushed and that no row in the queue speaks for. */
@@ -296,17 +321,13 @@ record_member(Run *run, Member *m)
 	}
 }
 
-static void
-apply_members(Run *run, Member **members, int n)
+/* Lock those that get values; returns how many of n can be worked on, first. */
+static int
+lock_members(Run *run, Member **members, int n)
 {
 	Member **pulls = palloc(sizeof(Member *) * (n + 1));
-	char **keys = palloc(sizeof(char *) * (n + 1));
-	char **changes = palloc(sizeof(char *) * (n + 1));
-	List *conflicts = NIL;
-	List *entries = NIL;
-	MemoryContext old;
 	int npulls = 0;
-	int nchanges = 0;
+	int kept = 0;
 	int i;
 
 	for (i = 0; i < n; i++)
@@ -314,14 +335,39 @@ apply_members(Run *run, Member **members, int n)
 			pulls[npulls++] = members[i];
 	if (npulls > 0)
 		recheck(run, pulls, npulls);
+	for (i = 0; i < n; i++)
+		if (!members[i]->again)
+			members[kept++] = members[i];
+	return kept;
+}
+
+static void
+apply_members(Run *run, Member **all, int n)
+{
+	Member **members =
+		memcpy(palloc(sizeof(Member *) * (n + 1)), all, sizeof(Member *) * n);
+	char **keys = palloc(sizeof(char *) * (n + 1));
+	char **changes = palloc(sizeof(char *) * (n + 1));
+	List *conflicts = NIL;
+	List *entries = NIL;
+	MemoryContext old;
+	int nchanges = 0;
+	int i;
+
+	n = lock_members(run, members, n);
 	at_step(in_lock);
-	for (i = 0; i < npulls; i++)
+	for (i = 0; i < n; i++)
 	{
-		if (!pulls[i]->has_pull)
+		if (!members[i]->has_pull)
 			continue;
-		keys[nchanges] = pulls[i]->key;
-		changes[nchanges++] = change_json(run, pulls[i], false);
-		write_rows(run, pulls[i], -1);
+		keys[nchanges] = members[i]->key;
+		changes[nchanges++] = change_json(run, members[i], false);
+		if (!write_rows(run, members[i], -1))
+		{
+			/* to be pushed back, when it is read again */
+			members[i]->has_push = false;
+			members[i]->again = true;
+		}
 	}
 	at_step(in_rows);
 	for (i = 0; i < n; i++)
@@ -334,12 +380,13 @@ apply_members(Run *run, Member **members, int n)
 		MemoryContextSwitchTo(old);
 		report_field_errors(run, members[i]);
 	}
-	settle_rows(run, members, n);
 	store_change_log(run, "django", keys, changes, nchanges);
+	store_landed(run, members, n);
 	run->figures.conflicts += store_conflicts(run, conflicts);
 	run->figures.to_django += nchanges;
 	store_decide_entries(run, entries);
 	store_write_members(run, members, n);
+	settle_rows(run, members, n);
 	at_step(in_record);
 }
 
@@ -360,8 +407,9 @@ apply_work(void *arg)
 	ApplyWork *work = arg;
 	SqlScope scope;
 
+	tx_wait_briefly();
 	if (work->only >= 0)
-		write_rows(work->run, work->members[0], work->only);
+		(void) write_rows(work->run, work->members[0], work->only);
 	else
 		apply_members(work->run, work->members, work->n);
 	sql_enter_bare(&scope, work->run->map->owner);
@@ -431,6 +479,7 @@ fail_member_work(void *arg)
 	ApplyWork *work = arg;
 	Member *m = work->members[0];
 
+	tx_wait_briefly();
 	decide_rows(work->run, m);
 	entries_fail(m, m->problem);
 	count_entries(work->run, m);
@@ -482,6 +531,42 @@ apply_alone(Run *run, Member *m)
 		fail_member(run, m, error);
 }
 
+static void
+apply_together(Run *run, Member **members, int n)
+{
+	int i;
+
+	if (n > 1 && try_apply(run, members, n) == NULL)
+		return;
+	for (i = 0; i < n; i++)
+		apply_alone(run, members[i]);
+}
+
+/* Members that get values: as many at a time as take no longer than they may. */
+static void
+apply_pulls(Run *run, Member **members, int n)
+{
+	int done;
+	int size;
+
+	for (done = 0; done < n; done += size)
+	{
+		TimestampTz start = GetCurrentTimestamp();
+		int64 took;
+
+		if (run->apply_size == 0)
+			run->apply_size = APPLY_FIRST;
+		size = Min(run->apply_size, n - done);
+		apply_together(run, members + done, size);
+		took = GetCurrentTimestamp() - start;
+		if (took > APPLY_TIME)
+			run->apply_size = Max(size / 2, 1);
+		else if (took < APPLY_TIME / 2 && size == run->apply_size)
+			run->apply_size = Min(size * 2, APPLY_MAX);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
 /*
  * Apply a batch.  Afterwards members with has_push are noted and are to be
  * sent; those with again are to be read again.
@@ -489,13 +574,21 @@ apply_alone(Run *run, Member *m)
 void
 apply_batch(Run *run, Batch *batch)
 {
-	Member **members = palloc(sizeof(Member *) * (batch->n + 1));
+	Member **pulls = palloc(sizeof(Member *) * (batch->n + 1));
+	Member **others = palloc(sizeof(Member *) * (batch->n + 1));
+	int npulls = 0;
+	int nothers = 0;
 	int i;
 
 	for (i = 0; i < batch->n; i++)
-		members[i] = &batch->members[i];
-	if (batch->n > 1 && try_apply(run, members, batch->n) == NULL)
-		return;
-	for (i = 0; i < batch->n; i++)
-		apply_alone(run, members[i]);
+	{
+		Member *m = &batch->members[i];
+
+		if (m->has_pull)
+			pulls[npulls++] = m;
+		else
+			others[nothers++] = m;
+	}
+	apply_pulls(run, pulls, npulls);
+	apply_together(run, others, nothers);
 }

@@ -135,6 +135,24 @@ store_change_log(Run *run, const char *side, char **keys, char **changes,
 	sql_leave(&scope);
 }
 
+void
+store_landed(Run *run, Member **members, int n)
+{
+	char **keys = palloc(sizeof(char *) * (n + 1));
+	char **changes = palloc(sizeof(char *) * (n + 1));
+	int count = 0;
+	int i;
+
+	for (i = 0; i < n; i++)
+	{
+		if (members[i]->landed == NULL)
+			continue;
+		keys[count] = members[i]->key;
+		changes[count++] = members[i]->landed;
+	}
+	store_change_log(run, "firestore", keys, changes, count);
+}
+
 /* Forget the plans of earlier dry runs. */
 void
 store_plan_reset(void)

@@ -89,6 +89,26 @@ moved_keys(Batch *batch, List *keys)
 	return more;
 }
 
+/* Which members' keys were changed to one that has a row in the batch? */
+static void
+note_moved(Batch *batch)
+{
+	ListCell *lc;
+	int i;
+	int j;
+
+	for (i = 0; i < batch->n; i++)
+		foreach (lc, batch->members[i].pending)
+		{
+			char *to = ((PendingRow *) lfirst(lc))->moved_to;
+
+			for (j = 0; j < batch->n && to != NULL; j++)
+				if (strcmp(batch->members[j].key, to) == 0 &&
+					batch->members[j].nrows == 1)
+					batch->members[i].moved = true;
+		}
+}
+
 /* What read_rows does in a subtransaction. */
 typedef struct RowsRead
 {
@@ -102,7 +122,7 @@ read_rows_work(void *arg)
 {
 	RowsRead *r = arg;
 
-	rows_read(r->run->map, r->members, r->n, false, r->run->page_cxt);
+	rows_read(r->run->map, r->members, r->n, r->run->page_cxt);
 }
 
 /* Does the mapping no longer fit the tables?  Then nobody can be read. */
@@ -206,6 +226,7 @@ read_batch_work(void *arg)
 	}
 	queue_read_moves(run->map, members, batch->n, cxt);
 	read_rows(run, members, batch->n);
+	note_moved(batch);
 	store_read_members(run->map, members, batch->n, run->anew, cxt);
 	store_read_entries(members, batch->n, cxt);
 	read_history(run, members, batch->n);
@@ -262,15 +283,12 @@ try_batch(Run *run, List *keys)
 	guard_batch(run, &batch);
 	apply_batch(run, &batch);
 	at_step(applied);
+	guard_batch(run, &batch); /* rows may have moved under it */
 	push_batch(run, &batch);
+	guard_add(run, &batch, batch.n);
 	for (i = 0; i < batch.n; i++)
-	{
-		if (!batch.members[i].again)
-			continue;
-		again = lappend(again, batch.members[i].key);
-		if (batch.members[i].recreate)
-			run->recreates--; /* counted again then */
-	}
+		if (batch.members[i].again)
+			again = lappend(again, batch.members[i].key);
 	return again;
 }
 
@@ -299,7 +317,28 @@ batch_run(Run *run, List *keys)
 		MemoryContextSwitchTo(run->page_cxt);
 		keys = try_batch(run, copy);
 	}
-	run->left += list_length(keys);
+	run->figures.left += list_length(keys);
 	MemoryContextSwitchTo(run->cxt);
 	MemoryContextDelete(key_cxt);
+}
+
+/* Keys that others moved to are not counted: their turn comes. */
+bool
+batch_survey(Run *run, List *keys)
+{
+	Batch batch;
+	int round = 0;
+
+	while (!read_batch(run, &batch, keys))
+	{
+		if (++round == MAX_ROUNDS)
+			return false;
+		http_sleep(50 << round);
+	}
+	if (!guard_may_lose(run, &batch))
+		return true;
+	pull_documents(run, &batch);
+	decide_batch(run, &batch);
+	guard_add(run, &batch, list_length(keys));
+	return true;
 }

@@ -12,11 +12,8 @@
 
 #include "nodes/bitmapset.h"
 
-#include "run.h"
+#include "flight.h"
 #include "settings.h"
-
-/* How much longer a request may be under way than its tries can take. */
-#define NOTE_PATIENCE (10 * USECS_PER_MINUTE)
 
 /* ---- the document ---- */
 
@@ -63,66 +60,6 @@ decide_remote(Run *run, Member *m)
 	entries_parse(run->map, m);
 }
 
-/* ---- notes of our own writes ---- */
-
-/*
- * Is a note over, of which the document does not hold everything?  It is when
- * its write cannot come any more: the document was written or deleted by
- * anybody after the note was made, or no request lives that long.
- */
-static bool
-note_is_over(const Run *run, const Member *m, const FlightNote *note)
-{
-	int64 lifetime =
-		(int64) settings.request_timeout * 1000 * (settings.max_retries + 1) +
-		NOTE_PATIENCE;
-
-	if (note->at != 0 && run->started_at - note->at > lifetime)
-		return true;
-	if (m->doc->missing)
-		return note->has_pre;
-	return !note->has_pre || m->doc->update_time > note->pre;
-}
-
-/*
- * A value of the document that equals a noted one is our own write: it becomes
- * the base.  A note is over when all of it is there, or no more will come.
- */
-static void
-settle_notes(const Run *run, Member *m)
-{
-	ListCell *lc;
-	int i;
-
-	foreach (lc, m->notes)
-	{
-		FlightNote *note = lfirst(lc);
-		bool complete = !m->doc->missing;
-
-		for (i = 0; i < note->nvalues && !m->doc->missing; i++)
-		{
-			int f = note->fields[i];
-			BaseValue *base = &m->base[f];
-
-			if (m->remote[f] == NULL ||
-				strcmp(m->remote[f], note->values[i]) != 0)
-			{
-				complete = false;
-				continue;
-			}
-			if (base->value != NULL &&
-				strcmp(base->value, note->values[i]) == 0)
-				continue;
-			base->value = note->values[i];
-			base->stamp = Max(base->stamp, note->stamps[i]);
-			base->origin = ORIGIN_DJANGO;
-			base->dirty = true;
-		}
-		if (complete || note_is_over(run, m, note))
-			note->dropped = true;
-	}
-}
-
 /* ---- times ---- */
 
 /* The last pending row that speaks of the field; 0 if none does. */
@@ -163,6 +100,9 @@ local_stamp(const Run *run, const Member *m, int f)
 		else if (!is_null)
 			last = run->map->attached_at;
 	}
+	/* an entry's value that was sent on has the entry's time */
+	if (last == 0 && !m->first_contact)
+		(void) flight_noted(m, f, m->local[f], &last);
 	if (last != 0)
 	{
 		stamp.from = stamp.upto = last;
@@ -174,9 +114,9 @@ local_stamp(const Run *run, const Member *m, int f)
 	return stamp;
 }
 
-/* When was the document's value written? */
+/* When was the document's value written, as far as its own times tell? */
 static MergeStamp
-remote_stamp(const Run *run, const Member *m, int f)
+document_stamp(const Run *run, const Member *m, int f)
 {
 	MergeStamp stamp;
 	TimestampTz said;
@@ -192,6 +132,25 @@ remote_stamp(const Run *run, const Member *m, int f)
 	if (m->first_contact && strcmp(run->map->initial, "newest") == 0)
 		stamp.from = stamp.upto;
 	stamp.from = Min(stamp.from, stamp.upto);
+	return stamp;
+}
+
+/* When was it written?  After what it was written over. */
+static MergeStamp
+remote_stamp(const Run *run, const Member *m, int f)
+{
+	MergeStamp stamp = document_stamp(run, m, f);
+	TimestampTz sent;
+
+	if (!flight_overtaken(m, f, &sent))
+		return stamp;
+	if (stamp.from == stamp.upto)
+		stamp.from = stamp.upto = Max(stamp.upto, sent + 1);
+	else
+	{
+		stamp.from = Max(stamp.from, sent);
+		stamp.upto = Max(stamp.upto, sent + 1);
+	}
 	return stamp;
 }
 
@@ -376,6 +335,7 @@ decide_gone(const Run *run, Member *m)
 	in->push_only = true;
 	m->local[f] = unconstify(char *, in->local);
 	m->result[f].stamp = in->local_stamp;
+	m->result[f].winner = ORIGIN_DJANGO;
 	m->result[f].action = MERGE_AGREE;
 	if (settings.on_local_delete == LOCAL_DELETE_DELETE ||
 		in->remote == NULL || strcmp(in->remote, in->local) != 0)
@@ -492,7 +452,7 @@ decide_all(Run *run, Member *m)
 		return;
 	}
 
-	settle_notes(run, m);
+	flight_settle(run, m);
 	if (m->gone)
 		decide_gone(run, m);
 	else if (m->doc->missing)

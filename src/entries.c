@@ -14,7 +14,7 @@
 
 #include "utils/memutils.h"
 
-#include "run.h"
+#include "flight.h"
 
 /* Paths that only we write, apart from the mapping's own. */
 static bool
@@ -248,12 +248,15 @@ entries_enqueued(const Member *m, int field, TimestampTz *stamp)
 	const char *base = m->base[field].value;
 	const EntryChange *latest;
 	TimestampTz since;
+	TimestampTz sent;
 
 	if (base == NULL || m->doc == NULL || m->doc->missing ||
 		m->remote[field] == NULL || strcmp(m->remote[field], base) != 0)
 		return NULL;
-	since = m->doc->update_time == m->doc_update_time ? m->base[field].stamp
-													  : m->doc->update_time;
+	since = m->doc->update_time == m->doc_update_time ||
+					flight_noted(m, field, base, &sent)
+				? m->base[field].stamp
+				: m->doc->update_time;
 	latest = latest_change(m, field, NULL, stamp);
 	if (latest == NULL || *stamp <= since || is_echo(m, latest))
 		return NULL;

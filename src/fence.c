@@ -6,12 +6,14 @@
  * token that only we know.  A run looks for the document of the last one and
  * creates the next, so that of two copies of one database (a restored backup,
  * an old primary) the one that comes second to a number, or whose last
- * document is not its own or not there, pauses.
+ * document is not its own, not there, or was completed by somebody else,
+ * pauses.
  *
  * Number and token are committed before they are sent, and what is known of
- * them after the answer.  A token whose answer never came may stand in the
- * document by an earlier run of ours, or by a copy made just then: such a
- * number is used up, and the next one tells.
+ * them after the answer.  Only a token that this very process has made up lets
+ * a run go on: one that was found in the tables may be known to a copy too.
+ * Its number is used up ("skipped"), and the next one tells.  So it is with
+ * what ekksync_resume() accepted, which is a token as well.
  *
  * May not know: members.
  */
@@ -58,12 +60,17 @@ int_value(int64 n)
 
 /* ---- binding ---- */
 
-/* Pause, in a transaction of its own, and throw. */
-static void
-pause_and_stop(const char *reason)
+/*
+ * Pause, in a transaction of its own, and throw.  The document that the run
+ * would have made is somebody else's.
+ */
+pg_noreturn static void
+pause_and_stop(Run *run, const char *reason)
 {
+	run->log_id = NULL;
 	tx_begin();
 	store_pause(reason, true);
+	store_run_log(run);
 	tx_commit();
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -76,9 +83,9 @@ pause_and_stop(const char *reason)
 /*
  * The base belongs to one project, database and cluster.  Another project or
  * database, once it is accepted, is a first contact; a cluster that was copied
- * keeps its base.  Returns whether what is found anew is accepted.
+ * keeps its base.
  */
-static bool
+static void
 check_binding(Run *run)
 {
 	int64 system = (int64) GetSystemIdentifier();
@@ -109,8 +116,7 @@ check_binding(Run *run)
 		reason = "this is not the database cluster of the last run";
 	tx_commit();
 	if (reason != NULL)
-		pause_and_stop(reason);
-	return state.accepted;
+		pause_and_stop(run, reason);
 }
 
 /* ---- the run's document as a record ---- */
@@ -123,8 +129,8 @@ add_figures(FsWrite *w, const char *direction, int64 success, int64 failed)
 	add_value(w, psprintf("stats.%s.failed", direction), int_value(failed));
 }
 
-/* Complete the document of a run. */
-static void
+/* Complete the document of a run; returns what became of it. */
+static FsError
 complete(Run *run, const char *log_id, const StoreRunLog *log)
 {
 	static const char *const null = "{\"nullValue\":null}";
@@ -154,23 +160,30 @@ complete(Run *run, const char *log_id, const StoreRunLog *log)
 		ereport(LOG, (errmsg("could not complete the sync_logs document of "
 							 "ekksync run " INT64_FORMAT ": %s",
 							 log->id, w.error.message)));
+	return w.error;
 }
 
-/* Complete the document of an earlier run that could not do so itself. */
+/* Complete documents of earlier runs that could not do so themselves. */
 static void
-complete_earlier(Run *run, const char *log_id)
+complete_earlier(Run *run, List *log_ids)
 {
-	StoreRunLog log;
-	bool found;
+	ListCell *lc;
 
-	tx_begin();
-	found = store_run_of_log(log_id, &log, run->cxt);
-	tx_commit();
-	if (!found)
-		return;
-	if (log.error == NULL)
-		log.error = "the run was interrupted";
-	complete(run, log_id, &log);
+	foreach (lc, log_ids)
+	{
+		StoreRunLog log;
+		FsError err;
+		bool found;
+
+		tx_begin();
+		found = store_run_of_log(lfirst(lc), &log, run->cxt);
+		tx_commit();
+		if (!found)
+			continue;
+		err = complete(run, lfirst(lc), &log);
+		if (err.class == FS_RETRY || err.class == FS_STOP)
+			run_stop(&err);
+	}
 }
 
 /* ---- the run's document as a fence ---- */
@@ -181,62 +194,110 @@ document_id(const Run *run, int64 number)
 	return psprintf("ekksync-%s-" INT64_FORMAT, run->map->uuid, number);
 }
 
-static const char *
-string_in(const FsDoc *doc, const char *name)
+static const cJSON *
+field(const FsDoc *doc, const char *name)
 {
-	const cJSON *value = cJSON_GetObjectItemCaseSensitive(doc->fields, name);
-	const char *s = cJSON_GetStringValue(
-		cJSON_GetObjectItemCaseSensitive(value, "stringValue"));
-
-	return s != NULL ? s : "";
+	return cJSON_GetObjectItemCaseSensitive(doc->fields, name);
 }
 
-/* A document in sync_logs, all of it. */
+static bool
+holds(const FsDoc *doc, const char *name, const char *text)
+{
+	const char *s = cJSON_GetStringValue(
+		cJSON_GetObjectItemCaseSensitive(field(doc, name), "stringValue"));
+
+	return s != NULL && text != NULL && strcmp(s, text) == 0;
+}
+
+static bool
+is_running(const FsDoc *doc)
+{
+	return holds(doc, "status", "running");
+}
+
+static bool
+is_complete(const FsDoc *doc)
+{
+	return field(doc, "completed_at") != NULL;
+}
+
+/* Documents in sync_logs, all of them. */
 static void
-read_document(Run *run, char *log_id, FsDoc *doc)
+read_documents(Run *run, char **log_ids, int n, FsDoc *docs)
 {
 	FsError err;
 
-	if (!fs_get(run->fs, "sync_logs", &log_id, 1, NULL, -1, doc, NULL, &err))
+	if (!fs_get(run->fs, "sync_logs", log_ids, n, NULL, -1, docs, NULL, &err))
 		run_stop(&err);
+}
+
+/* Is there a record of ours that the run of this document has not ended? */
+static bool
+is_open(Run *run, const char *log_id)
+{
+	StoreRunLog log;
+	bool found;
+
+	tx_begin();
+	found = store_run_of_log(log_id, &log, run->cxt);
+	tx_commit();
+	return found && !log.ended;
 }
 
 /*
  * The last run's document must be there, and ours: else another copy of us
- * has gone on, or this is not the Firestore that it was.  Returns its id if it
- * was never completed, or NULL.
+ * has gone on, or this is not the Firestore that it was.  With a token carried
+ * over, the one after it may be there instead.  Returns those that were never
+ * completed.
  */
-static char *
+static List *
 check_last(Run *run, const StoreFence *fence)
 {
-	char *log_id = document_id(run, fence->number);
-	FsDoc doc;
+	char *ids[] = {document_id(run, fence->number),
+				   document_id(run, fence->number + 1)};
+	FsDoc docs[2] = {0};
+	bool next;
 
 	if (fence->number == 0)
-		return NULL;
-	read_document(run, log_id, &doc);
-	if (doc.missing)
-		pause_and_stop("the last run's document has gone from sync_logs: the "
+		return NIL;
+	read_documents(run, ids, fence->next != NULL ? 2 : 1, docs);
+	next = holds(&docs[1], "token", fence->next);
+	if (docs[0].missing && !next)
+		pause_and_stop(run,
+					   "the last run's document has gone from sync_logs: the "
 					   "project was emptied, or another copy of this database "
 					   "has gone on");
-	if (strcmp(string_in(&doc, "token"), fence->token) != 0)
+	if (!docs[0].missing && !holds(&docs[0], "token", fence->token))
 		pause_and_stop(
+			run,
 			"another copy of this database has already made the last run");
-	return strcmp(string_in(&doc, "status"), "running") == 0 ? log_id : NULL;
+	if (is_complete(&docs[0]) && !next && is_open(run, ids[0]))
+		pause_and_stop(
+			run, "another copy of this database has gone on since the last "
+				 "run");
+	return is_running(&docs[0]) ? list_make1(ids[0]) : NIL;
 }
 
-/* The highest number that any copy of us has used, at least the last one's. */
-static int64
-highest_number(Run *run, const StoreFence *fence)
+/*
+ * ekksync_resume() said that we are the one: go behind the highest number that
+ * any copy of us has used, with the token of the acceptance.  If that has been
+ * used already, by us or by a copy of us that had it too, its number is the
+ * last one.  Returns documents of ours that were never completed.
+ */
+static List *
+start_anew(Run *run, StoreFence *fence)
 {
 	char *prefix = psprintf("ekksync-%s-", run->map->uuid);
 	FsFilter filter = {"attachment", "EQUAL", string_value(run->map->uuid)};
 	FsQuery query = {0};
 	int64 highest = fence->number;
+	int64 used = 0;
+	List *open = NIL;
 
 	query.collection = "sync_logs";
 	query.filters = &filter;
 	query.nfilters = 1;
+	query.all_fields = true;
 	query.limit = EKKSYNC_READ_PAGE;
 	query.cxt = run->cxt;
 	while (!query.done)
@@ -249,22 +310,36 @@ highest_number(Run *run, const StoreFence *fence)
 		if (!fs_query(run->fs, &query, &docs, &n, NULL, &err))
 			run_stop(&err);
 		for (i = 0; i < n; i++)
-			if (strncmp(docs[i].id, prefix, strlen(prefix)) == 0)
-				highest = Max(highest, atoll(docs[i].id + strlen(prefix)));
+		{
+			int64 number;
+
+			if (strncmp(docs[i].id, prefix, strlen(prefix)) != 0)
+				continue;
+			number = atoll(docs[i].id + strlen(prefix));
+			highest = Max(highest, number);
+			if (holds(&docs[i], "token", fence->accepted))
+				used = number;
+			else if (is_running(&docs[i]) &&
+					 (holds(&docs[i], "token", fence->token) ||
+					  holds(&docs[i], "token", fence->next)))
+				open = lappend(open, docs[i].id);
+		}
 	}
-	return highest;
+	fence->number = used > 0 ? used - 1 : highest;
+	fence->next = fence->accepted;
+	return open;
 }
 
 /* Create the run's document. */
 static void
-create_document(Run *run, const char *token, FsWrite *w)
+create_document(Run *run, const char *token, const char *status, FsWrite *w)
 {
 	w->collection = "sync_logs";
 	w->id = run->log_id;
 	w->pre = FS_PRE_MISSING;
 	w->values = palloc(sizeof(FsFieldValue) * 8);
 	add_value(w, "type", string_value("bidirectional_sync"));
-	add_value(w, "status", string_value("running"));
+	add_value(w, "status", string_value(status));
 	add_value(w, "run", int_value(run->id));
 	add_value(w, "attachment", string_value(run->map->uuid));
 	add_value(w, "token", string_value(token));
@@ -272,82 +347,93 @@ create_document(Run *run, const char *token, FsWrite *w)
 	fs_write(run->fs, w, 1);
 }
 
-/* Is the document there ours, its creation only unanswered? */
+/*
+ * Create the document of a number, or find that it is there and ours, its
+ * creation only unanswered.  Returns whether it is that of a run.
+ */
 static bool
-is_ours(Run *run, const char *token)
+claim(Run *run, const char *token, const char *status)
 {
+	FsWrite w = {0};
 	FsDoc doc;
 
-	read_document(run, run->log_id, &doc);
-	return strcmp(string_in(&doc, "token"), token) == 0;
+	create_document(run, token, status, &w);
+	if (w.error.class == FS_OK)
+		return strcmp(status, "running") == 0;
+	if (w.error.class != FS_REREAD)
+		run_stop(&w.error);
+	read_documents(run, &run->log_id, 1, &doc);
+	if (doc.missing)
+		run_stop(&w.error);
+	if (!holds(&doc, "token", token) || is_complete(&doc))
+		pause_and_stop(
+			run, "another copy of this database has already made this run");
+	return is_running(&doc);
 }
 
 /*
- * Raise the fence at the number after fence->number.  False if that number
- * was used up by an earlier run that never had an answer.
+ * Raise the fence at the number after fence->number; open are documents before
+ * it to be completed, and afterwards the one that was made if it is to be.
+ * False if the number is used up.
  */
 static bool
-raise_next(Run *run, StoreFence *fence)
+raise_next(Run *run, StoreFence *fence, List **open)
 {
-	bool carried = fence->next != NULL;
-	FsWrite w = {0};
+	bool fresh = fence->next == NULL;
+	bool running;
 
 	run->log_id = document_id(run, fence->number + 1);
-	tx_begin();
-	if (!carried)
+	if (fresh)
+	{
+		tx_begin();
 		store_fence_next(fence, run->cxt);
-	store_run_log(run);
-	tx_commit();
+		store_run_log(run);
+		tx_commit();
+	}
 	at_step(fence_noted);
-	create_document(run, fence->next, &w);
-	if (w.error.class == FS_REREAD && !is_ours(run, fence->next))
-		pause_and_stop(
-			"another copy of this database has already made this run");
-	if (w.error.class != FS_OK && w.error.class != FS_REREAD)
-		run_stop(&w.error);
+	running = claim(run, fence->next, fresh ? "running" : "skipped");
 	at_step(fence_sent);
-	carried = carried && w.error.class == FS_REREAD;
+	complete_earlier(run, *open);
+	*open = running ? list_make1(run->log_id) : NIL;
+	fence->number++;
 	tx_begin();
-	store_fence_raised();
-	if (!carried)
-		store_accepted();
-	store_fence(fence, run->cxt);
+	store_fence_raised(fence);
 	tx_commit();
-	return !carried;
+	fence->next = NULL;
+	return fresh && running;
 }
 
 void
 fence_raise(Run *run)
 {
-	bool accepted = check_binding(run);
-	char *open = NULL;
 	StoreFence fence;
+	List *open;
 
+	check_binding(run);
 	if (run->opt.dry_run)
 		return;
 	tx_begin();
 	store_fence(&fence, run->cxt);
 	tx_commit();
-	if (accepted)
-	{
-		fence.number = highest_number(run, &fence);
-		fence.next = NULL;
-	}
+	if (fence.accepted != NULL)
+		open = start_anew(run, &fence);
 	else
 		open = check_last(run, &fence);
-	while (!raise_next(run, &fence))
-		open = run->log_id;
+	while (!raise_next(run, &fence, &open))
+		;
 	run->logged = true;
 	at_step(fenced);
-	if (open != NULL)
-		complete_earlier(run, open);
 }
 
 void
 fence_lower(Run *run, const ErrorData *error)
 {
-	StoreRunLog log = {run->id, run->started_at, GetCurrentTimestamp(),
-					   run->figures, NULL};
+	StoreRunLog log = {run->id,
+					   run->started_at,
+					   GetCurrentTimestamp(),
+					   run->figures,
+					   NULL,
+					   true};
 	int category = 0;
 
 	/*

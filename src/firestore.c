@@ -238,10 +238,12 @@ call_answered(FsCall *call, HttpResponse *response)
 					response->error);
 			return;
 		case HTTP_TOO_LARGE:
+			/* a write is answered in few words: this is not about its rows */
 			call->lost = true;
-			call->too_large = true;
-			fs_fail(&call->error, FS_ROW, "no answer from Firestore: %s",
-					response->error);
+			call->cut = call->write;
+			call->too_large = !call->write;
+			fs_fail(&call->error, call->write ? FS_RETRY : FS_ROW,
+					"no answer from Firestore: %s", response->error);
 			return;
 		case HTTP_REFUSED:
 			fs_fail(&call->error, FS_STOP, "Firestore cannot be reached: %s",

@@ -359,7 +359,8 @@ fs_query(FsClient *client, FsQuery *query, FsDoc **docs, int *n,
 	*err = call.error;
 	if (err->class != FS_OK)
 		return false;
-	if (!cJSON_IsArray(call.answer) ||
+	/* an answer without documents still has an element, the time of reading */
+	if (!cJSON_IsArray(call.answer) || call.answer->child == NULL ||
 		!query_answer(query, call.answer, docs, n, &earliest))
 	{
 		fs_fail(err, FS_RETRY,

@@ -1,142 +1,207 @@
 /*
  * guard.c
- *		The guard against mass damage: stops a run that would delete a large
- *		part of the members, or create their documents again.
+ *		The guard against mass damage: stops a run that would take something
+ *		away from a large part of the members, before it writes.
  *
- * Members whose rows are gone are counted before anything is written, whether
- * the queue says that they were deleted or they went without a word.  That
- * a document is gone shows when it is read: these are counted on the way, and
- * the run stops before the batch that is too much.
+ * What a run would take away shows when a batch is read and decided.  Where
+ * that may be too much, and there is more than one batch, sync.c looks at all
+ * of them before it works on the first one.  Each is counted again when it is
+ * worked on: the world may have changed.
  *
- * May not know: SQL, HTTP.
+ * May not know: SQL, HTTP, how a field is decided.
  */
 #include "postgres.h"
 
-#include "miscadmin.h"
-#include "utils/memutils.h"
-
-#include "queue.h"
-#include "rows.h"
+#include "run.h"
 #include "settings.h"
 #include "store.h"
 
-#define KEY_PAGE 5000
+/* What the message says of each kind. */
+static const char *const deeds[] = {
+	[LOSS_DELETED] = "delete",
+	[LOSS_RECREATED] = "create again the documents of",
+	[LOSS_BLANKED] = "blank values of",
+};
 
-/* Does the guard watch this run? */
+/* ---- what is taken away from a member ---- */
+
 static bool
-is_watched(const Run *run)
+is_blank(const char *value)
 {
-	return run->opt.push && !run->opt.dry_run && !run->opt.force;
+	return strcmp(value, CANON_NULL) == 0 || strcmp(value, "\"\"") == 0 ||
+		   strcmp(value, "[]") == 0;
+}
+
+/* Is there a value in the document, be it one that cannot be read? */
+static bool
+document_has_value(const Member *m, int f)
+{
+	const char *value =
+		m->remote[f] != NULL ? m->remote[f] : m->remote_plain[f];
+
+	return value != NULL && !is_blank(value);
+}
+
+/* Does a value that is there become none, on either side? */
+static bool
+is_blanked(const Run *run, const Member *m, int f)
+{
+	const MergeInput *in = &m->inputs[f];
+	MergeDecision action = m->result[f].action;
+
+	if (action == MERGE_PULL && run->opt.pull && is_blank(in->remote) &&
+		!is_blank(in->local))
+		return true;
+	return decide_writes(run, m, f) && document_has_value(m, f) &&
+		   is_blank(action == MERGE_PUSH ? in->local : in->remote);
+}
+
+static Loss
+loss_of(const Run *run, const Member *m)
+{
+	int f;
+
+	if (m->problem != NULL)
+		return LOSS_NONE;
+	if (m->gone)
+		return m->has_push && !m->moved ? LOSS_DELETED : LOSS_NONE;
+	if (m->create)
+		return m->has_push && m->recreate ? LOSS_RECREATED : LOSS_NONE;
+	for (f = 0; f < run->map->nfields; f++)
+		if (is_blanked(run, m, f))
+			return LOSS_BLANKED;
+	return LOSS_NONE;
 }
 
 /*
- * End the run if n are too many of the members, of whom gone have no row any
- * more; one is always let through.  what: what the run would do to them.
+ * A member that was never synced has a document to lose values only if its
+ * row is gone, or if somebody cleared a value since.
  */
-static void
-stop_if_too_many(Run *run, int64 n, int64 gone, const char *what)
-{
-	int64 members;
-
-	if (n < 2)
-		return;
-	tx_begin();
-	members = rows_count(run->map) + gone;
-	tx_commit();
-	if (n * 100 > members * settings.max_delete_percent)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("the run would %s " INT64_FORMAT " of " INT64_FORMAT
-						" members",
-						what, n, members),
-				 errdetail("ekksync.max_delete_percent is %d.",
-						   settings.max_delete_percent),
-				 errhint("ekksync_run(dry_run => true) shows them; if they "
-						 "are right, use ekksync_run(force => true).")));
-}
-
-/* Was the member's key changed?  Then its document moves, and is not lost. */
 static bool
-is_moved(const Member *m)
+may_lose(const Run *run, const Member *m)
 {
 	ListCell *lc;
 
+	if ((m->known && !m->first_contact) || m->nrows == 0 ||
+		strcmp(run->map->initial, "newest") == 0)
+		return true;
 	foreach (lc, m->pending)
-		if (((PendingRow *) lfirst(lc))->moved_to != NULL)
+		if (strcmp(((PendingRow *) lfirst(lc))->action, "create") != 0)
 			return true;
 	return false;
 }
 
-/* How many of the keys have no row any more. */
-static int64
-count_gone(Run *run, List *keys)
+/* ---- counting ---- */
+
+/* End the run if these are too many of the members. */
+static void
+check(Run *run, const int64 *losses)
 {
-	int n = list_length(keys);
-	Member *members = palloc0(sizeof(Member) * n);
-	Member **all = palloc(sizeof(Member *) * n);
-	char **lost = palloc(sizeof(char *) * n);
-	int nlost = 0;
+	StringInfoData text;
+	int64 n = 0;
+	int kinds = 0;
 	int i;
 
-	for (i = 0; i < n; i++)
+	for (i = LOSS_NONE + 1; i < LOSS_KINDS; i++)
 	{
-		members[i].key = list_nth(keys, i);
-		all[i] = &members[i];
+		n += losses[i];
+		kinds += losses[i] > 0;
 	}
-	queue_read_pending(run->map, all, n, run->page_cxt);
-	for (i = 0; i < n; i++)
-		if (!is_moved(all[i]) && run_wants(run, all[i]->key))
-			lost[nlost++] = all[i]->key;
-	return rows_missing(run->map, lost, nlost);
+	if (!guard_is_too_many(run, n))
+		return;
+	initStringInfo(&text);
+	for (i = LOSS_NONE + 1; i < LOSS_KINDS; i++)
+	{
+		if (losses[i] == 0)
+			continue;
+		kinds--;
+		appendStringInfo(&text, "%s%s " INT64_FORMAT,
+						 text.len == 0 ? ""
+						 : kinds == 0  ? " and "
+									   : ", ",
+						 deeds[i], losses[i]);
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("the run would %s of " INT64_FORMAT " members", text.data,
+					run->members),
+			 errdetail("ekksync.max_delete_percent is %d.",
+					   settings.max_delete_percent),
+			 errhint("ekksync_run(dry_run => true) shows them; if they are "
+					 "right, use ekksync_run(force => true).")));
+}
+
+static void
+add(const Run *run, const Member *m, int64 *losses)
+{
+	losses[loss_of(run, m)]++;
+}
+
+/* ---- for the run ---- */
+
+bool
+guard_watches(const Run *run)
+{
+	return !run->opt.dry_run && !run->opt.force;
 }
 
 /*
- * Count the members whose rows are gone, before the first one is written:
- * those that the queue says were deleted, and those that are due and have
- * been synced.
+ * One is always let through.  The members are counted once: those whom a run
+ * deletes are no members afterwards.
  */
-void
-guard_members(Run *run)
+bool
+guard_is_too_many(Run *run, int64 n)
 {
-	char *after = NULL;
-	List *keys;
-	int64 gone = 0;
-
-	if (!is_watched(run))
-		return;
-	for (;;)
+	if (n < 2)
+		return false;
+	if (run->members < 0)
 	{
-		CHECK_FOR_INTERRUPTS();
-		MemoryContextReset(run->page_cxt);
-		MemoryContextSwitchTo(run->page_cxt);
 		tx_begin();
-		keys = merge_keys(queue_delete_keys(run->map, after, KEY_PAGE,
-											run->page_cxt),
-						  store_synced_keys(after, KEY_PAGE, run->page_cxt),
-						  KEY_PAGE);
-		if (keys != NIL)
-		{
-			gone += count_gone(run, keys);
-			after = MemoryContextStrdup(run->cxt, llast(keys));
-		}
+		run->members = store_count_members();
 		tx_commit();
-		if (keys == NIL)
-			break;
 	}
-	stop_if_too_many(run, gone, gone, "delete");
+	return n * 100 > run->members * settings.max_delete_percent;
 }
 
-/* Count the documents that are gone, before the batch is applied. */
-void
-guard_batch(Run *run, const Batch *batch)
+bool
+guard_may_lose(const Run *run, const Batch *batch)
 {
-	int64 before = run->recreates;
 	int i;
 
 	for (i = 0; i < batch->n; i++)
-		if (batch->members[i].recreate)
-			run->recreates++;
-	if (is_watched(run) && run->recreates > before)
-		stop_if_too_many(run, run->recreates, 0,
-						 "create again the documents of");
+		if (may_lose(run, &batch->members[i]))
+			return true;
+	return false;
+}
+
+void
+guard_add(Run *run, const Batch *batch, int n)
+{
+	int i;
+
+	for (i = 0; i < n; i++)
+		if (!batch->members[i].again)
+			add(run, &batch->members[i], run->losses);
+}
+
+void
+guard_survey_end(Run *run)
+{
+	check(run, run->losses);
+	memset(run->losses, 0, sizeof(run->losses));
+}
+
+void
+guard_batch(Run *run, const Batch *batch)
+{
+	int64 losses[LOSS_KINDS];
+	int i;
+
+	if (!guard_watches(run))
+		return;
+	memcpy(losses, run->losses, sizeof(losses));
+	for (i = 0; i < batch->n; i++)
+		if (!batch->members[i].again)
+			add(run, &batch->members[i], losses);
+	check(run, losses);
 }

@@ -11,6 +11,7 @@
 
 #include "utils/memutils.h"
 
+#include "flight.h"
 #include "queue.h"
 #include "run.h"
 #include "settings.h"
@@ -216,7 +217,7 @@ settle_written(Run *run, Member *m)
 		base->value = unconstify(char *, push ? m->inputs[f].local
 											  : m->inputs[f].remote);
 		base->stamp = Max(base->stamp, m->result[f].stamp.upto);
-		base->origin = push ? ORIGIN_DJANGO : ORIGIN_FIRESTORE;
+		base->origin = flight_origin(m, f, base->value);
 		base->dirty = true;
 	}
 	foreach (lc, m->notes)
@@ -256,7 +257,7 @@ settle_member(Run *run, Member *m)
 			run->figures.to_firestore_failed++;
 			return m->write->error.message;
 		case FS_REREAD:
-			drop_last_note(m);
+			/* the note stays: what is there now was written after it */
 			m->again = true;
 			return NULL;
 		case FS_RETRY:
@@ -311,6 +312,7 @@ settle_work(void *arg)
 	int nchanges = 0;
 	int i;
 
+	tx_wait_briefly();
 	for (i = 0; i < work->n; i++)
 		max += list_length(work->members[i]->pending);
 	ids = palloc(sizeof(int64) * (max + 1));
@@ -331,9 +333,9 @@ settle_work(void *arg)
 			changes[nchanges++] = m->change;
 		}
 	}
-	queue_settle(run->map, ids, errors, nrows);
 	store_change_log(run, "firestore", keys, changes, nchanges);
 	store_write_members(run, work->members, work->n);
+	run->figures.left += queue_settle(run->map, ids, errors, nrows);
 	at_step(in_settle);
 }
 
@@ -367,7 +369,7 @@ settle_batch(Run *run, Member **members, int n)
 		ErrorData *error = try_settle(run, &members[i], 1);
 
 		if (error != NULL && error_is_passing(error->sqlerrcode))
-			run->left++;
+			run->figures.left++;
 		else if (error != NULL)
 			run_stuck(run, members[i], error);
 	}

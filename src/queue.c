@@ -29,18 +29,17 @@ on_queue(const Mapping *map, SqlScope *scope, const char *format, int nargs,
 	sql_run(query, nargs, types, values, nulls, false, 0);
 }
 
-/* Keys of pending rows for which a condition holds, by the pending index. */
-static List *
-pending_keys(const Mapping *map, const char *after, const char *condition,
-			 int limit, MemoryContext cxt)
+List *
+queue_pending_keys(const Mapping *map, const char *after, int limit,
+				   MemoryContext cxt)
 {
 	Oid types[] = {TEXTOID, INT8OID};
 	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
 	char *query = psprintf("SELECT DISTINCT ssn::text COLLATE \"C\" FROM %s "
 						   "WHERE sync_status = 'pending' "
-						   "AND ssn::text COLLATE \"C\" %s $1%s "
+						   "AND ssn::text COLLATE \"C\" %s $1 "
 						   "ORDER BY 1 LIMIT $2",
-						   map->queue_table, after ? ">" : ">=", condition);
+						   map->queue_table, after ? ">" : ">=");
 	SqlScope scope;
 	List *list;
 
@@ -49,20 +48,6 @@ pending_keys(const Mapping *map, const char *after, const char *condition,
 	list = sql_get_list(cxt);
 	sql_leave(&scope);
 	return list;
-}
-
-List *
-queue_pending_keys(const Mapping *map, const char *after, int limit,
-				   MemoryContext cxt)
-{
-	return pending_keys(map, after, "", limit, cxt);
-}
-
-List *
-queue_delete_keys(const Mapping *map, const char *after, int limit,
-				  MemoryContext cxt)
-{
-	return pending_keys(map, after, " AND action = 'delete'", limit, cxt);
 }
 
 /*
@@ -204,28 +189,41 @@ queue_read_moves(const Mapping *map, Member **members, int n,
 	sql_leave(&scope);
 }
 
-void
+int64
 queue_settle(const Mapping *map, int64 *ids, char **errors, int n)
 {
 	Oid types[] = {INT8ARRAYOID, TEXTARRAYOID};
 	Datum values[] = {sql_int8_array(ids, n), sql_text_array(errors, n)};
 	SqlScope scope;
+	int64 left;
 
 	if (n == 0)
-		return;
+		return 0;
 	on_queue(
 		map, &scope,
-		"UPDATE %s q SET "
+		"WITH free AS (SELECT id FROM %1$s WHERE id = ANY ($1) "
+		"AND sync_status = 'pending' FOR NO KEY UPDATE SKIP LOCKED) "
+		"UPDATE %1$s q SET "
 		"sync_status = CASE WHEN u.error IS NULL THEN 'synced' ELSE 'failed' "
 		"END, "
 		"synced_at = CASE WHEN u.error IS NULL THEN clock_timestamp() END, "
 		"error_message = coalesce(u.error, ''), "
 		"retry_count = q.retry_count + CASE WHEN u.error IS NULL THEN 0 ELSE "
 		"1 END "
-		"FROM unnest($1, $2) u(id, error) "
-		"WHERE q.id = u.id AND q.sync_status = 'pending'",
+		"FROM free JOIN unnest($1, $2) u(id, error) ON u.id = free.id "
+		"WHERE q.id = free.id AND q.sync_status = 'pending'",
 		2, types, values, NULL);
+	left = n - SPI_processed;
 	sql_leave(&scope);
+	if (left == 0)
+		return 0;
+	on_queue(map, &scope,
+			 "SELECT count(DISTINCT ssn) FROM %s WHERE id = ANY ($1) "
+			 "AND sync_status = 'pending'",
+			 1, types, values, NULL);
+	left = sql_get_int8(0, 1);
+	sql_leave(&scope);
+	return left;
 }
 
 bool

@@ -31,9 +31,11 @@ extern void queue_read_moves(const Mapping *map, Member **members, int n,
 
 /*
  * Settle rows by id: those with error NULL become synced, the others failed
- * with their error and one more retry.  Only rows that are still pending.
+ * with their error and one more retry.  Only rows that are still pending and
+ * that nobody has locked: returns of how many members a row was locked.
  */
-extern void queue_settle(const Mapping *map, int64 *ids, char **errors, int n);
+extern int64 queue_settle(const Mapping *map, int64 *ids, char **errors,
+						  int n);
 
 /*
  * Make a member's failure visible that no pending row stands for: one failed
@@ -41,9 +43,5 @@ extern void queue_settle(const Mapping *map, int64 *ids, char **errors, int n);
  */
 extern bool queue_add_failed(const Mapping *map, const Member *m,
 							 const char *error);
-
-/* The same, of those with a pending delete. */
-extern List *queue_delete_keys(const Mapping *map, const char *after,
-							   int limit, MemoryContext cxt);
 
 #endif /* EKKSYNC_QUEUE_H */

@@ -44,14 +44,16 @@ join_number(const Mapping *map, int f)
 
 /*
  * The reading query: for each member row two columns a field, its value and
- * whether its related row is missing.
+ * whether its related row is missing.  By the keys in $1; by_id: only the rows
+ * with the ids in $2, beside them, if they still have these keys.
  */
 static char *
-read_query(const Mapping *map)
+read_query(const Mapping *map, bool by_id)
 {
 	StringInfoData cols;
 	StringInfoData joins;
 	const char *id = quote_identifier(map->id_column);
+	const char *key = quote_identifier(map->key_column);
 	int f;
 
 	initStringInfo(&cols);
@@ -82,12 +84,13 @@ read_query(const Mapping *map)
 		}
 	}
 	return psprintf(
-		"SELECT k.n, m.%s%s FROM unnest($1) WITH ORDINALITY "
-		"k(key, n) JOIN (SELECT * FROM %s WHERE %s = ANY ($1)%s%s%s) m "
-		"ON m.%s = k.key%s",
-		id, cols.data, map->member_table, quote_identifier(map->key_column),
+		"SELECT k.n, m.%s%s FROM unnest($1%s) WITH ORDINALITY k(key%s, n) "
+		"JOIN (SELECT * FROM %s WHERE %s%s%s%s) m ON m.%s = k.key%s%s",
+		id, cols.data, by_id ? ", $2" : "", by_id ? ", id" : "",
+		map->member_table, by_id ? "true" : psprintf("%s = ANY ($1)", key),
 		map->filter ? " AND (" : "", map->filter ? map->filter : "",
-		map->filter ? ")" : "", quote_identifier(map->key_column), joins.data);
+		map->filter ? ")" : "", key,
+		by_id ? psprintf(" AND m.%s = k.id", id) : "", joins.data);
 }
 
 /* One row of the reading query goes to its member. */
@@ -158,49 +161,84 @@ is_first_of_relation(const Mapping *map, int f)
 	return true;
 }
 
-/* Lock the rows of members with these keys, and their related rows. */
-static void
-lock_rows(const Mapping *map, Oid *types, Datum *values)
+/* Is it the field for whose sake the rows of its relation are locked? */
+static bool
+locks_relation(const Mapping *map, int f)
 {
-	const char *id = quote_identifier(map->id_column);
-	const char *key = quote_identifier(map->key_column);
-	int f;
+	const Field *field = &map->fields[f];
 
-	sql_run(psprintf("SELECT FROM %s WHERE %s = ANY ($1) ORDER BY %s "
-					 "FOR NO KEY UPDATE",
-					 map->member_table, key, id),
-			1, types, values, NULL, false, 0);
-	for (f = 0; f < map->nfields; f++)
+	return field->problem == NULL && field->link != NULL &&
+		   !field->push_only && is_first_of_relation(map, f);
+}
+
+/* The members' ids, as an array of their type. */
+static Datum
+member_ids(const Mapping *map, Member **members, int n, Oid *array_type)
+{
+	Oid type = getBaseType(map->id_typid);
+	Datum *ids = palloc(sizeof(Datum) * (n + 1));
+	int16 len;
+	bool byval;
+	char align;
+	int i;
+
+	for (i = 0; i < n; i++)
+		ids[i] = members[i]->id;
+	get_typlenbyvalalign(type, &len, &byval, &align);
+	*array_type = get_array_type(type);
+	return PointerGetDatum(construct_array(ids, n, type, len, byval, align));
+}
+
+/*
+ * Lock the rows of a table whose column is one of the ids, save those that
+ * others have locked: nobody is waited for.  The members whose row is locked
+ * now get the mark.
+ */
+static void
+lock_table(const char *table, const char *column, Oid type, Datum ids,
+		   Bitmapset **locked, int mark)
+{
+	uint64 i;
+
+	sql_run(psprintf("SELECT k.n FROM unnest($1) WITH ORDINALITY k(id, n) "
+					 "JOIN %s t ON t.%s = k.id "
+					 "FOR NO KEY UPDATE OF t SKIP LOCKED",
+					 table, quote_identifier(column)),
+			1, &type, &ids, NULL, false, 0);
+	for (i = 0; i < SPI_processed; i++)
 	{
-		const Field *field = &map->fields[f];
+		Bitmapset **marks = &locked[sql_get_int8(i, 1) - 1];
 
-		if (field->problem != NULL || field->link == NULL ||
-			field->push_only || !is_first_of_relation(map, f))
-			continue;
-		sql_run(psprintf("SELECT FROM %s WHERE %s IN (SELECT %s FROM %s "
-						 "WHERE %s = ANY ($1)) ORDER BY %s FOR NO KEY UPDATE",
-						 field->relation, quote_identifier(field->link), id,
-						 map->member_table, key,
-						 quote_identifier(field->link)),
-				1, types, values, NULL, false, 0);
+		*marks = bms_add_member(*marks, mark);
 	}
 }
 
-void
-rows_read(const Mapping *map, Member **members, int n, bool lock,
-		  MemoryContext cxt)
+/* Are all rows that were read of the member locked? */
+static bool
+all_locked(const Mapping *map, const Member *m, const Bitmapset *locked)
 {
-	Oid types[] = {TEXTARRAYOID};
-	Datum values[] = {member_keys(members, n)};
-	SqlScope scope;
+	int f;
+
+	if (m->nrows != 1 || !bms_is_member(map->nfields, locked))
+		return false;
+	for (f = 0; f < map->nfields; f++)
+		if (locks_relation(map, f) && !m->related_missing[f] &&
+			!bms_is_member(f, locked))
+			return false;
+	return true;
+}
+
+/* Run the reading query; what is found goes to the members. */
+static void
+read_members(const Mapping *map, Member **members, int n, bool by_id,
+			 Oid *types, Datum *values, MemoryContext cxt)
+{
 	uint64 i;
 
 	for (i = 0; i < (uint64) n; i++)
 		clear_local(map, members[i], cxt);
-	sql_enter(&scope, map->owner);
-	if (lock)
-		lock_rows(map, types, values);
-	sql_run(read_query(map), 1, types, values, NULL, false, 0);
+	sql_run(read_query(map, by_id), by_id ? 2 : 1, types, values, NULL, false,
+			0);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		Member *m = members[sql_get_int8(i, READ_POSITION) - 1];
@@ -208,23 +246,43 @@ rows_read(const Mapping *map, Member **members, int n, bool lock,
 		if (m->nrows++ == 0)
 			read_row(map, m, i, cxt);
 	}
+}
+
+void
+rows_read(const Mapping *map, Member **members, int n, MemoryContext cxt)
+{
+	Oid types[] = {TEXTARRAYOID};
+	Datum values[] = {member_keys(members, n)};
+	SqlScope scope;
+
+	sql_enter(&scope, map->owner);
+	read_members(map, members, n, false, types, values, cxt);
 	sql_leave(&scope);
 }
 
-int64
-rows_count(const Mapping *map)
+void
+rows_lock(const Mapping *map, Member **members, int n, MemoryContext cxt)
 {
+	Oid types[] = {TEXTARRAYOID, InvalidOid};
+	Datum values[] = {member_keys(members, n),
+					  member_ids(map, members, n, &types[1])};
+	Bitmapset **locked = palloc0(sizeof(Bitmapset *) * (n + 1));
 	SqlScope scope;
-	int64 count;
+	int f;
+	int i;
 
 	sql_enter(&scope, map->owner);
-	sql_run(psprintf("SELECT count(*) FROM %s%s%s", map->member_table,
-					 map->filter ? " WHERE " : "",
-					 map->filter ? map->filter : ""),
-			0, NULL, NULL, NULL, false, 0);
-	count = sql_get_int8(0, 1);
+	lock_table(map->member_table, map->id_column, types[1], values[1], locked,
+			   map->nfields);
+	for (f = 0; f < map->nfields; f++)
+		if (locks_relation(map, f))
+			lock_table(map->fields[f].relation, map->fields[f].link, types[1],
+					   values[1], locked, f);
+	read_members(map, members, n, true, types, values, cxt);
+	for (i = 0; i < n; i++)
+		if (!all_locked(map, members[i], locked[i]))
+			members[i]->again = true;
 	sql_leave(&scope);
-	return count;
 }
 
 /* ---- writing ---- */
@@ -238,6 +296,7 @@ typedef struct RowWrite
 	char *nulls;
 	StringInfoData first;  /* SET list, or column list */
 	StringInfoData second; /* VALUES list */
+	StringInfoData back;   /* RETURNING list */
 } RowWrite;
 
 static void
@@ -249,6 +308,7 @@ row_write_init(RowWrite *w, int max)
 	w->nulls = palloc0(max + 1);
 	initStringInfo(&w->first);
 	initStringInfo(&w->second);
+	initStringInfo(&w->back);
 }
 
 static void
@@ -273,8 +333,54 @@ field_datum(const Field *field, const char *canon, bool *isnull)
 	return value;
 }
 
-/* UPDATE the row of one relation. */
+/*
+ * Does the row hold now what was written?  A trigger of the application may
+ * have put back what was there, which is no change that it captures, or have
+ * kept the row from being written.
+ */
+static bool
+is_taken(const Mapping *map, const int *fields, char **values, int nfields,
+		 Oid relid)
+{
+	int column = 0;
+	int i;
+
+	if (SPI_processed == 0)
+		return false;
+	for (i = 0; i < nfields; i++)
+	{
+		const Field *field = &map->fields[fields[i]];
+		bool isnull;
+		Datum value;
+		char *canon;
+
+		if (field->relid != relid)
+			continue;
+		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+							  ++column, &isnull);
+		canon =
+			value_from_datum(&field->codec, value, isnull, field->typid, NULL);
+		if (canon == NULL || strcmp(canon, values[i]) != 0)
+			return false;
+	}
+	return true;
+}
+
+/* The RETURNING list for is_taken. */
 static void
+return_columns(const Mapping *map, RowWrite *w, const int *fields, int nfields,
+			   Oid relid)
+{
+	int i;
+
+	for (i = 0; i < nfields; i++)
+		if (map->fields[fields[i]].relid == relid)
+			appendStringInfo(&w->back, "%s%s", w->back.len > 0 ? ", " : "",
+							 quote_identifier(map->fields[fields[i]].column));
+}
+
+/* UPDATE the row of one relation; true if it took the values. */
+static bool
 update_relation(const Mapping *map, const Member *m, const int *fields,
 				char **values, int nfields, Oid relid)
 {
@@ -298,19 +404,19 @@ update_relation(const Mapping *map, const Member *m, const int *fields,
 		row_write_add(&w, getBaseType(field->typid), value, isnull);
 	}
 	row_write_add(&w, map->id_typid, m->id, false);
-	sql_run(psprintf("UPDATE %s SET %s WHERE %s OPERATOR(pg_catalog.=) $%d",
+	return_columns(map, &w, fields, nfields, relid);
+	sql_run(psprintf("UPDATE %s SET %s WHERE %s OPERATOR(pg_catalog.=) $%d "
+					 "RETURNING %s",
 					 first->relation, w.first.data,
 					 quote_identifier(first->link ? first->link
 												  : map->id_column),
-					 w.n),
+					 w.n, w.back.data),
 			w.n, w.types, w.values, w.nulls, false, 0);
-	if (SPI_processed == 0)
-		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-						errmsg("could not update a row that has gone")));
+	return is_taken(map, fields, values, nfields, relid);
 }
 
-/* INSERT the related row that a member does not have yet. */
-static void
+/* INSERT the related row that a member does not have yet; likewise. */
+static bool
 insert_relation(const Mapping *map, const Member *m, const int *fields,
 				char **values, int nfields, Oid relid)
 {
@@ -341,10 +447,13 @@ insert_relation(const Mapping *map, const Member *m, const int *fields,
 		row_write_add(&w, getBaseType(field->typid), value, isnull);
 	}
 	row_write_add(&w, map->id_typid, m->id, false);
-	sql_run(psprintf("INSERT INTO %s (%s%s) VALUES (%s$%d)", first->relation,
-					 w.first.data, quote_identifier(first->link),
-					 w.second.data, w.n),
+	return_columns(map, &w, fields, nfields, relid);
+	sql_run(psprintf("INSERT INTO %s (%s%s) VALUES (%s$%d) RETURNING %s",
+					 first->relation, w.first.data,
+					 quote_identifier(first->link), w.second.data, w.n,
+					 w.back.data),
 			w.n, w.types, w.values, w.nulls, false, 0);
+	return is_taken(map, fields, values, nfields, relid);
 }
 
 /* A computed field that can be written back. */
@@ -375,11 +484,12 @@ relation_done(const Mapping *map, const int *fields, int i)
  * The application's own triggers run as they do for the application, with the
  * search_path of the role: so the statements here must not depend on it.
  */
-void
+bool
 rows_write(const Mapping *map, Member *m, const int *fields, char **values,
 		   int nfields)
 {
 	SqlScope scope;
+	bool taken = true;
 	int i;
 
 	sql_enter_bare(&scope, map->owner);
@@ -392,32 +502,12 @@ rows_write(const Mapping *map, Member *m, const int *fields, char **values,
 		else if (relation_done(map, fields, i))
 			continue;
 		else if (m->related_missing[fields[i]])
-			insert_relation(map, m, fields, values, nfields, field->relid);
+			taken &=
+				insert_relation(map, m, fields, values, nfields, field->relid);
 		else
-			update_relation(map, m, fields, values, nfields, field->relid);
+			taken &=
+				update_relation(map, m, fields, values, nfields, field->relid);
 	}
 	sql_leave(&scope);
-}
-
-/* ---- missing rows ---- */
-
-int64
-rows_missing(const Mapping *map, char **keys, int n)
-{
-	Oid types[] = {TEXTARRAYOID};
-	Datum values[] = {sql_text_array(keys, n)};
-	SqlScope scope;
-	int64 count;
-
-	sql_enter(&scope, map->owner);
-	sql_run(
-		psprintf("SELECT count(*) FROM unnest($1) k(key) WHERE NOT EXISTS "
-				 "(SELECT FROM (SELECT * FROM %s%s%s) m WHERE m.%s = k.key)",
-				 map->member_table, map->filter ? " WHERE " : "",
-				 map->filter ? map->filter : "",
-				 quote_identifier(map->key_column)),
-		1, types, values, NULL, false, 0);
-	count = sql_get_int8(0, 1);
-	sql_leave(&scope);
-	return count;
+	return taken;
 }

@@ -12,24 +12,25 @@
 
 /*
  * Fill nrows, id, local, local_error and related_missing of the members, by
- * key.  lock: lock the member rows and their related rows (FOR NO KEY UPDATE)
- * first.  palloc'd
- * in cxt.
+ * key.  palloc'd in cxt.
  */
-extern void rows_read(const Mapping *map, Member **members, int n, bool lock,
+extern void rows_read(const Mapping *map, Member **members, int n,
+					  MemoryContext cxt);
+
+/*
+ * Lock the rows of members that were read, and their related rows (FOR NO KEY
+ * UPDATE), and read them again.  No row is waited for: "again" is set of those
+ * members of which one is locked by others, has gone, or has another key now.
+ */
+extern void rows_lock(const Mapping *map, Member **members, int n,
 					  MemoryContext cxt);
 
 /*
  * Write the values of fields (indexes, nfields of them) to a member's row and
- * related rows.  Throws PostgreSQL's error when they refuse.
+ * related rows.  Throws PostgreSQL's error when they refuse; false when a
+ * trigger saw to it that they do not hold them.
  */
-extern void rows_write(const Mapping *map, Member *m, const int *fields,
+extern bool rows_write(const Mapping *map, Member *m, const int *fields,
 					   char **values, int nfields);
-
-/* Number of rows in scope. */
-extern int64 rows_count(const Mapping *map);
-
-/* How many of n keys have no row in scope. */
-extern int64 rows_missing(const Mapping *map, char **keys, int n);
 
 #endif /* EKKSYNC_ROWS_H */

@@ -28,7 +28,7 @@ typedef struct RunOptions
 	char **only;
 } RunOptions;
 
-/* Figures of a run, as kept in ekksync.run. */
+/* Figures of a run, as kept in ekksync.run, left in its error text. */
 typedef struct RunFigures
 {
 	int64 to_firestore; /* members written there */
@@ -36,7 +36,18 @@ typedef struct RunFigures
 	int64 to_django;
 	int64 to_django_failed;
 	int64 conflicts;
+	int64 left; /* members left for the next run: locked, or moving */
 } RunFigures;
+
+/* What a run takes away from a member; deeds in guard.c names each. */
+typedef enum Loss
+{
+	LOSS_NONE,
+	LOSS_DELETED,	/* the row is gone: its document is deactivated, or goes */
+	LOSS_RECREATED, /* the document is gone, and made again */
+	LOSS_BLANKED,	/* a value that is there becomes none, on either side */
+	LOSS_KINDS
+} Loss;
 
 typedef struct Run
 {
@@ -55,12 +66,16 @@ typedef struct Run
 	FieldPath last_modified;
 	FieldPath last_sync;
 	RunFigures figures;
-	int64 recreates;   /* documents that had gone, of members so far */
+
+	/* for the guard */
+	int64 members;			  /* when it first asked; -1: it has not */
+	int64 losses[LOSS_KINDS]; /* of the members so far */
+
 	bool anew;		   /* a dry run on another project: as if nothing
 								 * had been synced */
 	int64 peak_memory; /* kB */
 	bool logged;	   /* the sync_logs document is there */
-	int64 left;		   /* members left for the next run: locked, or moving */
+	int apply_size;	   /* members that get values in one transaction */
 	int64 stuck;	   /* members that could not be recorded */
 	char *stuck_error; /* why the last of them */
 } Run;
@@ -85,6 +100,7 @@ typedef struct FlightNote
 	int *fields;   /* indexes into the mapping */
 	char **values; /* canonical */
 	TimestampTz *stamps;
+	MergeOrigin *origins;
 	bool dropped; /* settled, or overtaken */
 } FlightNote;
 
@@ -142,7 +158,8 @@ typedef struct Member
 	TimestampTz tombstone;		 /* 0: none */
 	BaseValue *base;			 /* by field */
 	List *notes;				 /* FlightNote, oldest first */
-	List *pushed;				 /* PushedValue, for late echoes */
+	char *landed; /* for the change log: what their writes have changed */
+	List *pushed; /* PushedValue, for late echoes */
 
 	/* PostgreSQL */
 	int nrows;	  /* rows with this key; usable if 1 */
@@ -154,6 +171,7 @@ typedef struct Member
 	TimestampTz
 		*history;	  /* by field: last queue row naming it, for "newest" */
 	char *moved_from; /* old key, for a document to be created */
+	bool moved;		  /* its key was changed, to one that has a row */
 	char *unreadable; /* its rows cannot be read: why */
 
 	/* Firestore */
@@ -222,6 +240,12 @@ extern void tx_begin(void);
 extern void tx_commit(void);
 extern ErrorData *tx_guarded(void (*work)(void *arg), void *arg, bool commit);
 
+/*
+ * To the end of this transaction, which holds rows that others may want, wait
+ * for a lock no longer than for a moment.
+ */
+extern void tx_wait_briefly(void);
+
 /* ---- sync.c ---- */
 
 /*
@@ -239,9 +263,6 @@ pg_noreturn extern void run_stop(const FsError *err);
 /* Merge sorted lists of keys into one without doubles, at most limit long. */
 extern List *merge_keys(List *a, List *b, int limit);
 
-/* Is the member among those that the run was asked for? */
-extern bool run_wants(const Run *run, const char *key);
-
 /* ---- pull.c ---- */
 extern void pull_entries(Run *run);
 extern bool pull_scan(Run *run);
@@ -249,11 +270,35 @@ extern void pull_documents(Run *run, Batch *batch);
 extern void pull_close_entries(Run *run);
 
 /* ---- guard.c ---- */
-extern void guard_members(Run *run);
+/* Does the guard watch this run? */
+extern bool guard_watches(const Run *run);
+
+/* Are n too many of the members? */
+extern bool guard_is_too_many(Run *run, int64 n);
+
+/*
+ * Can a batch, of which PostgreSQL's side is read, lose anything?  Most first
+ * contacts cannot: their documents need not be read to know that.
+ */
+extern bool guard_may_lose(const Run *run, const Batch *batch);
+
+/* Count what the first n of a decided batch lose, for good. */
+extern void guard_add(Run *run, const Batch *batch, int n);
+
+/* All batches are looked at: end the run if that is too much, else forget. */
+extern void guard_survey_end(Run *run);
+
+/* End the run if this batch, which is decided, makes it too much. */
 extern void guard_batch(Run *run, const Batch *batch);
 
 /* ---- batch.c ---- */
 extern void batch_run(Run *run, List *keys);
+
+/*
+ * Count what members would lose, without writing anything; false if they
+ * cannot be read now.
+ */
+extern bool batch_survey(Run *run, List *keys);
 
 /* The keys of members as a text[], for a parameter. */
 extern Datum member_keys(Member **members, int n);

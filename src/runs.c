@@ -25,7 +25,8 @@ store_state(StoreState *state, MemoryContext cxt)
 	memset(state, 0, sizeof(*state));
 	store_sql(&scope,
 			  "SELECT paused, paused_reason, project, database_id, "
-			  "system_identifier, accepted, last_scan FROM ekksync.state",
+			  "system_identifier, accepted IS NOT NULL, last_scan "
+			  "FROM ekksync.state",
 			  0, NULL, NULL, NULL);
 	found = SPI_processed > 0;
 	if (found)
@@ -55,14 +56,6 @@ store_bind(const char *project, const char *database_id,
 				   3, types, values, NULL);
 }
 
-void
-store_accepted(void)
-{
-	store_sql_only("UPDATE ekksync.state SET accepted = false "
-				   "WHERE accepted",
-				   0, NULL, NULL, NULL);
-}
-
 /* ---- fence ---- */
 
 void
@@ -71,36 +64,40 @@ store_fence(StoreFence *fence, MemoryContext cxt)
 	SqlScope scope;
 
 	store_sql(&scope,
-			  "SELECT fence, fence_token, fence_next FROM ekksync.state", 0,
-			  NULL, NULL, NULL);
+			  "SELECT fence, fence_token, fence_next, accepted "
+			  "FROM ekksync.state",
+			  0, NULL, NULL, NULL);
 	fence->number = sql_get_int8(0, 1);
 	fence->token = sql_get_text(0, 2, cxt);
 	fence->next = sql_get_text(0, 3, cxt);
+	fence->accepted = sql_get_text(0, 4, cxt);
 	sql_leave(&scope);
 }
 
 void
 store_fence_next(StoreFence *fence, MemoryContext cxt)
 {
-	Oid types[] = {INT8OID};
-	Datum values[] = {Int64GetDatum(fence->number)};
 	SqlScope scope;
 
 	store_sql(&scope,
-			  "UPDATE ekksync.state SET fence = $1, "
+			  "UPDATE ekksync.state SET "
 			  "fence_next = pg_catalog.gen_random_uuid() "
 			  "RETURNING fence_next",
-			  1, types, values, NULL);
+			  0, NULL, NULL, NULL);
 	fence->next = sql_get_text(0, 1, cxt);
 	sql_leave(&scope);
 }
 
 void
-store_fence_raised(void)
+store_fence_raised(const StoreFence *fence)
 {
-	store_sql_only("UPDATE ekksync.state SET fence = fence + 1, "
-				   "fence_token = fence_next, fence_next = NULL",
-				   0, NULL, NULL, NULL);
+	Oid types[] = {INT8OID, TEXTOID};
+	Datum values[] = {Int64GetDatum(fence->number), sql_text(fence->next)};
+
+	store_sql_only("UPDATE ekksync.state SET fence = $1, "
+				   "fence_token = $2::uuid, fence_next = NULL, "
+				   "accepted = NULL",
+				   2, types, values, NULL);
 }
 
 void
@@ -115,13 +112,17 @@ store_pause(const char *reason, bool refused)
 				   2, types, values, reason == NULL ? "n " : "  ");
 }
 
-/* Also lets the next run bind the base to what is in force then. */
+/*
+ * Also lets the next run bind the base to what is in force then, and go on
+ * before all other copies: by a token, which works once for all of them.
+ */
 void
 store_resume(void)
 {
 	store_sql_only(
 		"UPDATE ekksync.state SET paused = false, paused_at = NULL, "
-		"paused_reason = NULL, accepted = refused, refused = false",
+		"paused_reason = NULL, refused = false, accepted = CASE WHEN refused "
+		"THEN pg_catalog.gen_random_uuid() ELSE accepted END",
 		0, NULL, NULL, NULL);
 }
 
@@ -181,7 +182,7 @@ store_run_log(Run *run)
 	Datum values[] = {Int64GetDatum(run->id), sql_text(run->log_id)};
 
 	store_sql_only("UPDATE ekksync.run SET log_document = $2 WHERE id = $1", 2,
-				   types, values, NULL);
+				   types, values, run->log_id == NULL ? " n" : NULL);
 }
 
 bool
@@ -196,7 +197,9 @@ store_run_of_log(const char *log_id, StoreRunLog *log, MemoryContext cxt)
 	store_sql(&scope,
 			  "SELECT id, started_at, finished_at, to_firestore::int8, "
 			  "to_firestore_failed::int8, to_django::int8, "
-			  "to_django_failed::int8, error "
+			  "to_django_failed::int8, CASE status WHEN 'interrupted' "
+			  "THEN 'the run was interrupted' WHEN 'failed' THEN error END, "
+			  "phase IN ('end', 'stopped') "
 			  "FROM ekksync.run WHERE log_document = $1 "
 			  "AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1",
 			  1, types, values, NULL);
@@ -211,6 +214,7 @@ store_run_of_log(const char *log_id, StoreRunLog *log, MemoryContext cxt)
 		log->figures.to_django = sql_get_int8(0, 6);
 		log->figures.to_django_failed = sql_get_int8(0, 7);
 		log->error = sql_get_text(0, 8, cxt);
+		log->ended = sql_get_bool(0, 9);
 	}
 	sql_leave(&scope);
 	return found;

@@ -118,8 +118,8 @@ settings_define(void)
 			   "potential conflict.",
 			   &settings.conflict_window, 3600, 0, INT_MAX / 1000, GUC_UNIT_S);
 	define_int("ekksync.max_delete_percent",
-			   "A run that would delete more than this share of the members "
-			   "stops before it writes.",
+			   "A run that would take something away from more than this "
+			   "share of the members stops before it writes.",
 			   &settings.max_delete_percent, 10, 0, 100, 0);
 	define_int("ekksync.connect_timeout",
 			   "Longest time to wait for a connection to Firestore.",

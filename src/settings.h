@@ -28,7 +28,7 @@ typedef struct Settings
 	int scan;				/* ScanMode */
 	int on_local_delete;	/* LocalDelete */
 	int conflict_window;	/* seconds */
-	int max_delete_percent; /* of the members, see run guard */
+	int max_delete_percent; /* of the members, see guard.c */
 	int connect_timeout;	/* milliseconds */
 	int request_timeout;	/* milliseconds */
 	int max_retries;		/* tries of one request after the first */

@@ -2,11 +2,12 @@
  * steps.c
  *		Test builds only: lets a test stop a run at a named step.
  *
- * The test puts the step's name into the file ekksync.stop of the data
+ * The test puts the step's name into the file ekksync.stop of the database's
  * directory.  A worker that comes to that step makes ekksync.stopped there,
  * with its process id, and waits, as it would for a lock or an answer, until
  * ekksync.stop has gone or names another step.  If there is a file
- * ekksync.steps, each step that is reached is added to it.
+ * ekksync.steps, each step that is reached is added to it.  As long as there
+ * is a file ekksync.again, a worker that has ended a run begins the next.
  *
  * May not know: runs.
  */
@@ -22,21 +23,31 @@
 #include "http.h"
 #include "steps.h"
 
-#define STOP_FILE "ekksync.stop"
-#define STOPPED_FILE "ekksync.stopped"
-#define TRACE_FILE "ekksync.steps"
+#define STOP_FILE "stop"
+#define STOPPED_FILE "stopped"
+#define TRACE_FILE "steps"
+#define AGAIN_FILE "again"
 
 #define POLL_MS 5
 
 #define RUN_STEP_NAME(name) #name,
 static const char *const names[] = {RUN_STEPS(RUN_STEP_NAME)};
 
+/* A file of the test's in the database's directory; palloc'd. */
+static char *
+path_of(const char *name)
+{
+	return psprintf("%s/ekksync.%s", DatabasePath, name);
+}
+
 static bool
 is_to_stop_at(const char *name)
 {
-	FILE *file = AllocateFile(STOP_FILE, "r");
+	char *path = path_of(STOP_FILE);
+	FILE *file = AllocateFile(path, "r");
 	char wanted[NAMEDATALEN] = "";
 
+	pfree(path);
 	if (file == NULL)
 		return false;
 	if (fscanf(file, "%63s", wanted) != 1)
@@ -60,18 +71,29 @@ void
 step_reached(RunStep step)
 {
 	const char *name = names[step];
-	char line[NAMEDATALEN + 16];
+	char *trace = path_of(TRACE_FILE);
+	char *stopped = path_of(STOPPED_FILE);
+	char *making = path_of(STOPPED_FILE ".new");
 
-	if (access(TRACE_FILE, F_OK) == 0)
-		write_line(TRACE_FILE, "a", name);
+	if (access(trace, F_OK) == 0)
+		write_line(trace, "a", name);
 	if (!is_to_stop_at(name))
 		return;
-	snprintf(line, sizeof(line), "%s %d", name, MyProcPid);
-	write_line(STOPPED_FILE ".new", "w", line);
-	(void) rename(STOPPED_FILE ".new", STOPPED_FILE);
+	write_line(making, "w", psprintf("%s %d", name, MyProcPid));
+	(void) rename(making, stopped);
 	while (is_to_stop_at(name))
 		http_sleep(POLL_MS);
-	(void) unlink(STOPPED_FILE);
+	(void) unlink(stopped);
+}
+
+bool
+step_again(void)
+{
+	char *path = path_of(AGAIN_FILE);
+	bool again = access(path, F_OK) == 0;
+
+	pfree(path);
+	return again;
 }
 
 #endif /* EKKSYNC_STEPS */

@@ -51,8 +51,12 @@ typedef enum RunStep
 /* The run has come to this step: wait here if a test says so. */
 extern void step_reached(RunStep step);
 #define at_step(name) step_reached(STEP_##name)
+
+/* Is the worker to do another run, after it has ended one? */
+extern bool step_again(void);
 #else
 #define at_step(name) ((void) 0)
+#define step_again() false
 #endif
 
 #endif /* EKKSYNC_STEPS_H */

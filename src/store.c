@@ -67,17 +67,18 @@ store_due_keys(const char *after, int limit, bool all, MemoryContext cxt)
 		after, limit, cxt);
 }
 
-List *
-store_synced_keys(const char *after, int limit, MemoryContext cxt)
+int64
+store_count_members(void)
 {
-	return keys_after(
-		"SELECT m.key FROM ekksync.member m JOIN "
-		"(SELECT key FROM ekksync.member WHERE due UNION "
-		"SELECT key FROM ekksync.inbox WHERE status = 'staged') k "
-		"ON k.key = m.key WHERE m.key > $1 "
-		"AND m.base <> '{}' AND m.tombstone IS NULL "
-		"ORDER BY m.key LIMIT $2",
-		after, limit, cxt);
+	SqlScope scope;
+	int64 n;
+
+	store_sql(&scope,
+			  "SELECT count(*) FROM ekksync.member WHERE tombstone IS NULL", 0,
+			  NULL, NULL, NULL);
+	n = sql_get_int8(0, 1);
+	sql_leave(&scope);
+	return n;
 }
 
 static Member *
@@ -86,6 +87,20 @@ find_member(Member **members, int n, int position)
 	if (position < 1 || position > n)
 		elog(ERROR, "ekksync: member %d of %d", position, n);
 	return members[position - 1];
+}
+
+/* How a write's origin is kept. */
+static const char *
+origin_letter(MergeOrigin origin)
+{
+	return origin == ORIGIN_FIRESTORE ? "f" : "d";
+}
+
+static MergeOrigin
+origin_of_letter(const char *letter)
+{
+	return letter != NULL && letter[0] == 'f' ? ORIGIN_FIRESTORE
+											  : ORIGIN_DJANGO;
 }
 
 /* Base values of the members found by store_read_members. */
@@ -113,9 +128,7 @@ read_base(const Mapping *map, Member **members, int n, Datum keys,
 			continue;
 		m->base[f].value = sql_get_text(i, 3, cxt);
 		m->base[f].stamp = sql_get_int8(i, 4) - UNIX_EPOCH_USECS;
-		m->base[f].origin = origin != NULL && origin[0] == 'f'
-								? ORIGIN_FIRESTORE
-								: ORIGIN_DJANGO;
+		m->base[f].origin = origin_of_letter(origin);
 	}
 	sql_leave(&scope);
 }
@@ -135,6 +148,7 @@ new_note(Member *m, int i, int nfields, MemoryContext cxt)
 	note->fields = palloc(sizeof(int) * nfields);
 	note->values = palloc(sizeof(char *) * nfields);
 	note->stamps = palloc(sizeof(TimestampTz) * nfields);
+	note->origins = palloc(sizeof(MergeOrigin) * nfields);
 	m->notes = lappend(m->notes, note);
 	MemoryContextSwitchTo(old);
 	return note;
@@ -156,7 +170,7 @@ read_notes(const Mapping *map, Member **members, int n, Datum keys,
 		&scope,
 		"SELECT k.n, e.n, (e.note->>'run')::int8, (e.note->>'pre')::int8, "
 		"f.key, (f.value->0)::text, (f.value->>1)::int8, "
-		"(e.note->>'at')::int8 "
+		"(e.note->>'at')::int8, f.value->>2 "
 		"FROM unnest($1) WITH ORDINALITY k(key, n) "
 		"JOIN ekksync.member m ON m.key = k.key AND m.in_flight <> '[]', "
 		"jsonb_array_elements(m.in_flight) WITH ORDINALITY e(note, n), "
@@ -178,6 +192,8 @@ read_notes(const Mapping *map, Member **members, int n, Datum keys,
 		note->fields[note->nvalues] = f;
 		note->values[note->nvalues] = sql_get_text(i, 6, cxt);
 		note->stamps[note->nvalues] = sql_get_int8(i, 7) - UNIX_EPOCH_USECS;
+		note->origins[note->nvalues] =
+			origin_of_letter(sql_get_text(i, 9, cxt));
 		note->nvalues++;
 	}
 	sql_leave(&scope);
@@ -270,7 +286,7 @@ base_json(const Mapping *map, const Member *m)
 		appendStringInfo(&buf,
 						 ":{\"v\":%s,\"t\":" INT64_FORMAT ",\"o\":\"%s\"}",
 						 b->value, b->stamp + UNIX_EPOCH_USECS,
-						 b->origin == ORIGIN_FIRESTORE ? "f" : "d");
+						 origin_letter(b->origin));
 	}
 	appendStringInfoChar(&buf, '}');
 	return buf.data;
@@ -309,8 +325,10 @@ notes_json(const Mapping *map, const Member *m)
 			if (i > 0)
 				appendStringInfoChar(&buf, ',');
 			escape_json(&buf, map->fields[note->fields[i]].name);
-			appendStringInfo(&buf, ":[%s," INT64_FORMAT "]", note->values[i],
-							 note->stamps[i] + UNIX_EPOCH_USECS);
+			appendStringInfo(&buf, ":[%s," INT64_FORMAT ",\"%s\"]",
+							 note->values[i],
+							 note->stamps[i] + UNIX_EPOCH_USECS,
+							 origin_letter(note->origins[i]));
 		}
 		appendStringInfoString(&buf, "}}");
 	}

@@ -26,9 +26,10 @@ typedef struct StoreState
 /* The fence: which of our documents in sync_logs is the newest. */
 typedef struct StoreFence
 {
-	int64 number; /* of the last one known to be there, 0: none */
-	char *token;  /* in it; NULL: none */
-	char *next;	  /* of the one after it, if it may be there; or NULL */
+	int64 number;	/* of the last one known to be there, 0: none */
+	char *token;	/* in it; NULL: none */
+	char *next;		/* of the one after it, if it may be there; or NULL */
+	char *accepted; /* by ekksync_resume(), and not yet used; or NULL */
 } StoreFence;
 
 /* A run as its document in sync_logs shows it. */
@@ -39,6 +40,7 @@ typedef struct StoreRunLog
 	TimestampTz finished_at;
 	RunFigures figures;
 	char *error; /* or NULL */
+	bool ended;	 /* it has done all it had to; only its record may be open */
 } StoreRunLog;
 
 /* What a run found out about itself at its end. */
@@ -65,14 +67,12 @@ extern void store_bind(const char *project, const char *database_id,
 					   int64 system_identifier);
 extern void store_fence(StoreFence *fence, MemoryContext cxt);
 
-/* Put a new token into *fence for the document after fence->number. */
+/* Put a new token into fence->next, for the document after the last one. */
 extern void store_fence_next(StoreFence *fence, MemoryContext cxt);
 
-/* The document after the last one is there: it is the last one now. */
-extern void store_fence_raised(void);
+/* The document fence->number with the token fence->next is the last one. */
+extern void store_fence_raised(const StoreFence *fence);
 
-/* Nothing that ekksync_resume() accepted is open any more. */
-extern void store_accepted(void);
 /* refused: a run refuses to go on; what it met is accepted by store_resume. */
 extern void store_pause(const char *reason, bool refused);
 extern void store_resume(void);
@@ -103,12 +103,8 @@ extern bool store_run_is_plain(int64 id, const char *direction);
 extern List *store_due_keys(const char *after, int limit, bool all,
 							MemoryContext cxt);
 
-/*
- * Of members that a run would look at (due, or with a staged entry) only
- * those that were synced before and are not deleted.
- */
-extern List *store_synced_keys(const char *after, int limit,
-							   MemoryContext cxt);
+/* How many members there are, as far as runs know, that are not deleted. */
+extern int64 store_count_members(void);
 
 /* anew: read as if nothing had ever been synced. */
 extern void store_read_members(const Mapping *map, Member **members, int n,
@@ -160,6 +156,9 @@ extern int store_conflicts(Run *run, List *conflicts);
 /* changes: JSON object field -> [old, new] */
 extern void store_change_log(Run *run, const char *side, char **keys,
 							 char **changes, int n);
+
+/* The same for what writes of earlier tries have changed (m->landed). */
+extern void store_landed(Run *run, Member **members, int n);
 extern void store_plan_reset(void);
 
 /* One planned write of a dry run. */

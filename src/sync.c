@@ -226,11 +226,12 @@ make_mask(Run *run)
 	parse_path(&run->deleted_at, MAPPING_DELETED_AT_PATH);
 	parse_path(&run->last_modified, "metadata.last_modified");
 	parse_path(&run->last_sync, "metadata.last_sync");
-	run->mask = palloc(sizeof(FieldPath *) * (run->map->nfields + 1));
+	run->mask = palloc(sizeof(FieldPath *) * (run->map->nfields + 2));
 	for (f = 0; f < run->map->nfields; f++)
 		if (run->map->fields[f].path.nsegments > 0)
 			run->mask[run->nmask++] = &run->map->fields[f].path;
 	run->mask[run->nmask++] = &run->deleted_at;
+	run->mask[run->nmask++] = &run->last_sync;
 }
 
 static void
@@ -273,17 +274,6 @@ merge_keys(List *a, List *b, int limit)
 	return result;
 }
 
-bool
-run_wants(const Run *run, const char *key)
-{
-	int i;
-
-	for (i = 0; i < run->opt.nonly; i++)
-		if (strcmp(run->opt.only[i], key) == 0)
-			return true;
-	return run->opt.nonly < 0;
-}
-
 static int
 compare_keys(const ListCell *a, const ListCell *b)
 {
@@ -322,23 +312,82 @@ next_keys(Run *run, const char *after)
 	return keys;
 }
 
+/*
+ * Begin the next batch: its keys, in its memory context, NIL if there is none.
+ * *after, NULL at first, is the last one.
+ */
+static List *
+next_batch(Run *run, char **after)
+{
+	List *keys;
+
+	CHECK_FOR_INTERRUPTS();
+	MemoryContextReset(run->page_cxt);
+	MemoryContextSwitchTo(run->page_cxt);
+	keys = next_keys(run, *after);
+	if (*after != NULL)
+		pfree(*after);
+	*after = keys == NIL ? NULL : MemoryContextStrdup(run->cxt, llast(keys));
+	return keys;
+}
+
+/*
+ * Do all members have to be looked at before the first is written, for the
+ * mass guard?  Not where one batch is all, or nobody could be too many.
+ */
+static bool
+needs_survey(Run *run)
+{
+	char *after = NULL;
+	List *keys;
+	int64 n = 0;
+
+	if (!guard_watches(run))
+		return false;
+	while ((keys = next_batch(run, &after)) != NIL)
+		n += list_length(keys);
+	return n > EKKSYNC_MEMBER_PAGE && guard_is_too_many(run, n);
+}
+
+/*
+ * Look at all members.  Should some not be readable, for a lock, all are left
+ * for the next run, and this is false: nobody is written uncounted.
+ */
+static bool
+survey(Run *run)
+{
+	char *after = NULL;
+	List *keys;
+	int64 n = 0;
+	bool readable = true;
+
+	while ((keys = next_batch(run, &after)) != NIL)
+	{
+		n += list_length(keys);
+		readable = readable && batch_survey(run, keys);
+	}
+	if (readable)
+		guard_survey_end(run);
+	else
+		run->figures.left += n;
+	return readable;
+}
+
 static void
 run_members(Run *run)
 {
 	char *after = NULL;
 	List *keys;
 
-	for (;;)
+	if (needs_survey(run))
 	{
-		CHECK_FOR_INTERRUPTS();
-		MemoryContextReset(run->page_cxt);
-		MemoryContextSwitchTo(run->page_cxt);
-		keys = next_keys(run, after);
-		if (keys == NIL)
+		enter_phase(run, "survey");
+		if (!survey(run))
 			return;
-		if (after != NULL)
-			pfree(after);
-		after = MemoryContextStrdup(run->cxt, llast(keys));
+	}
+	enter_phase(run, "members");
+	while ((keys = next_batch(run, &after)) != NIL)
+	{
 		batch_run(run, keys);
 		enter_phase(run, "members");
 	}
@@ -357,8 +406,6 @@ run_phases(Run *run)
 		enter_phase(run, "scan");
 		scanned = pull_scan(run);
 	}
-	guard_members(run);
-	enter_phase(run, "members");
 	run_members(run);
 	at_step(members);
 	if (run->opt.dry_run)
@@ -418,11 +465,11 @@ end_run(Run *run, const ErrorData *error)
 	RunEnd end = {"success", "end", NULL, NULL};
 
 	note_memory(run);
-	if (run->left > 0)
+	if (run->figures.left > 0)
 		end.error =
 			psprintf("members left for the next run, locked or changing "
 					 "too fast: " INT64_FORMAT,
-					 run->left);
+					 run->figures.left);
 	if (error == NULL && run->stuck > 0)
 	{
 		end.status = "failed";
@@ -440,6 +487,7 @@ end_run(Run *run, const ErrorData *error)
 		ereport(LOG, (errmsg("ekksync run " INT64_FORMAT " failed: %s",
 							 run->id, error->message)));
 	}
+	enter_phase(run, end.phase); /* who was told must find that we know */
 	fence_lower(run, error);
 	at_step(told);
 	tx_begin();
@@ -461,6 +509,7 @@ new_run(const RunOptions *options)
 	run->page_cxt =
 		AllocSetContextCreate(cxt, "ekksync batch", ALLOCSET_DEFAULT_SIZES);
 	run->opt = *options;
+	run->members = -1;
 	return run;
 }
 

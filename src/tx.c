@@ -9,11 +9,16 @@
 #include "access/xact.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/proc.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
 #include "capture.h"
 #include "run.h"
+
+/* How long is a moment, in ms. */
+#define BRIEF_LOCK_WAIT 10
 
 /* Per-process state: the memory context to return to after a transaction. */
 static struct
@@ -48,6 +53,15 @@ tx_commit(void)
 	SetUserIdAndSecContext(user, context);
 	pgstat_report_stat(true);
 	MemoryContextSwitchTo(tx_state.caller_cxt);
+}
+
+void
+tx_wait_briefly(void)
+{
+	char *ms = psprintf("%d", Min(BRIEF_LOCK_WAIT, LockTimeout));
+
+	(void) set_config_option("lock_timeout", ms, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
 }
 
 /*

@@ -30,6 +30,7 @@
 #include "utils/timeout.h"
 
 #include "pg_compat.h"
+#include "steps.h"
 #include "store.h"
 #include "sync.h"
 #include "worker.h"
@@ -115,9 +116,10 @@ copy_options(const SharedRun *shared, RunOptions *options)
 }
 
 /*
- * Sessions of a worker are all alike, whatever the database or role sets: a
- * lock is waited for less long than the deadlock check takes, so that it is
- * the run that gives way and never the application.
+ * Sessions of a worker are all alike, whatever the database or role sets.  It
+ * is the run that gives way in a deadlock and never the application: a lock is
+ * waited for less long than the application waits before it looks for a
+ * deadlock, and the worker, if it waits last, looks for one at once.
  */
 static void
 pin_settings(void)
@@ -137,6 +139,7 @@ pin_settings(void)
 		SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
 	snprintf(buf, sizeof(buf), "%d", Max(DeadlockTimeout / 2, 1));
 	SetConfigOption("lock_timeout", buf, PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("deadlock_timeout", "1", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("application_name", "ekksync", PGC_SUSET, PGC_S_OVERRIDE);
 }
 
@@ -243,7 +246,10 @@ ekksync_run_main(Datum main_arg)
 	pin_settings();
 	MemoryContextSwitchTo(TopMemoryContext);
 	copy_options(worker_state.shared, &options);
-	run_guarded(&options);
+	do
+	{
+		run_guarded(&options);
+	} while (step_again());
 	proc_exit(0);
 }
 

@@ -9,8 +9,8 @@ use warnings;
 use utf8;
 use Test::More;
 use JSON::PP ();
-use PostgreSQL::Test::Utils ();
 use EkkSync qw(timestamp true false);
+use FaultProxy;
 
 my $db = EkkSync->new(members => 40, attach => 0);
 my $json = JSON::PP->new->canonical->allow_nonref;
@@ -277,8 +277,9 @@ my $others = decorate($KEPT);
 
 # ------------------------------------------ an edit as Django's ORM makes it
 
-my $record = PostgreSQL::Test::Utils::tempdir() . '/requests';
-$db->relay_start(record => $record);
+my $proxy = FaultProxy->new(to => $db->host, record => 1);
+$proxy->start;
+$db->use_host($proxy->host);
 my $known = $db->doc_update_time($KEPT);
 my $before = $db->doc($KEPT);
 orm_save($KEPT, name => 'Björn Þór Öxdal');
@@ -288,7 +289,7 @@ is_deeply([ $db->rows("SELECT ssn, action, fields_changed FROM membership_member
 run_ok(1, 0, 'ORM save');
 {
 	my @writes = grep { $_->{update}{name} && $_->{update}{name} =~ m{/members/} }
-	  map { @{ $_->[1]{writes} } } grep { $_->[0] =~ /^(?:commit|batchWrite)$/ } $db->recorded($record);
+	  map { @{ $_->{body}{writes} } } grep { $_->{verb} =~ /^(?:commit|batchWrite)$/ } $proxy->requests;
 	is(scalar @writes, 1, 'one write of one member was sent');
 	my $write = $writes[0];
 	is_deeply($write->{updateMask}{fieldPaths}, ['profile.name'], 'its mask names the name alone');
@@ -308,8 +309,8 @@ run_ok(1, 0, 'ORM save');
 	}
 	is_deeply($after, $before, 'nothing else in the document is different');
 }
-$db->relay_stop;
 $db->use_host($db->host);
+undef $proxy;
 is_deeply(unmapped($KEPT), $others, 'an edit in Django keeps what is not mapped');
 
 # ------------------------------------- an edit as the profile page makes it

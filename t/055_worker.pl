@@ -10,8 +10,8 @@ use strict;
 use warnings;
 use utf8;
 use Test::More;
-use CutRelay;
 use EkkSync;
+use FaultProxy;
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils qw(slurp_file);
@@ -32,9 +32,9 @@ CONF
 $db->admin_sql('CREATE ROLE nobody LOGIN');
 $db->admin_sql("ALTER DATABASE socialism SET ekksync.$_")
   for 'scan = off', 'max_retries = 1', 'request_timeout = 600000';
-my $relay = CutRelay->new(to => $db->host);
-$relay->start;
-$db->use_host($relay->host);
+my $proxy = FaultProxy->new(to => $db->host);
+$proxy->start;
+$db->use_host($proxy->host);
 my %person;						# whatever must not be in the log
 sub note_people
 {
@@ -93,9 +93,9 @@ sub hang
 	$edits++;
 	$db->sql("UPDATE membership_comrade SET housing_situation = $edits % 7"
 		  . " WHERE ssn IN ('$ssn', '$other')");
-	$relay->start(mode => 'hang', match => $push);
+	$proxy->start(fault => 'hang', match => $push);
 	my $session = session($name, $call // 'SELECT run, status, message FROM ekksync_run()');
-	$relay->wait_fired or die 'the run did not come to write';
+	$proxy->wait_fired or die 'the run did not come to write';
 	return $session;
 }
 
@@ -113,7 +113,7 @@ sub is_gone
 sub recovers
 {
 	my ($name, $open) = @_;
-	$relay->start;
+	$proxy->start;
 	my $run = $db->run;
 	is($run->{status}, 'success', "$name: the next run succeeds") or diag($run->{message});
 	my $record = $db->row("SELECT * FROM ekksync_runs WHERE run = $open->{run}");
@@ -189,12 +189,12 @@ is($db->sql('SELECT max(retry_count) FROM membership_membersyncqueue'), 0, '... 
 recovers('cancelled', { run => $run->{run}, becomes => 'failed' });
 
 # Joining a run that ends well.
-$relay->freeze;
+$proxy->freeze;
 $waiter = session('waiter', 'SELECT run, status, message FROM ekksync_run()');
 $db->wait_for(sub { last_run()->{status} eq 'running' }) or die 'no run has begun';
 $second = session('second', 'SELECT run, status, message FROM ekksync_run()');
 pid_of("application_name = 'second' AND wait_event_type = 'Lock'");
-$relay->thaw;
+$proxy->thaw;
 (undef, $out) = finish($waiter);
 like($out, qr/^\d+\|success\|$/, 'the first caller gets his run');
 my ($number) = $out =~ /^(\d+)/;
@@ -405,7 +405,7 @@ unlike($log, qr/bearer/i, '... and shows no token');
 
 # ------------------------------------------------ without preload, few workers
 
-$relay->start;
+$proxy->start;
 my $plain = EkkSync->new(
 	name      => 'plain',
 	members   => 3,
@@ -413,7 +413,7 @@ my $plain = EkkSync->new(
 	extension => 0,
 	attach    => 0,
 	conf      => "max_worker_processes = 1\nmax_logical_replication_workers = 0\n");
-$plain->use_host($relay->host);
+$plain->use_host($proxy->host);
 $plain->admin_sql('CREATE EXTENSION ekksync; CREATE ROLE boss SUPERUSER');
 
 # Who owns the table.
@@ -437,16 +437,16 @@ is($plain->sql('SELECT pending FROM ekksync_status()'), 0, '... and the status i
 
 # One worker process only: a second run cannot even ask.
 $plain->sql("UPDATE membership_comrade SET name = name || ' eldri'");
-$relay->start(mode => 'hang', match => $push);
+$proxy->start(fault => 'hang', match => $push);
 $run = $plain->run(wait => 0);
 is($run->{status}, 'running', 'a run that is not waited for');
 like($run->{message}, qr/the run goes on/, '... and a message that says so');
-$relay->wait_fired;
+$proxy->wait_fired;
 (undef, undef, $err) = $plain->sql_err("\\set VERBOSITY verbose\nSELECT * FROM ekksync_run()");
 like($err, qr/ERROR:  53400: could not start a worker for the run/, 'no worker is to be had');
 like($err, qr/HINT:  .*max_worker_processes/, '... with a hint');
 $plain->admin_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE $worker");
-$relay->start;
+$proxy->start;
 ok($plain->wait_for(sub { ($plain->sql_err('SELECT ekksync_run()'))[0] == 0 }),
 	'... until the other is gone');
 is(scalar(grep { $_->{profile}{name} =~ / eldri$/ } values %{ $plain->docs('members') }), 3,
@@ -454,5 +454,5 @@ is(scalar(grep { $_->{profile}{name} =~ / eldri$/ } values %{ $plain->docs('memb
 is($plain->sql("SELECT status FROM ekksync_runs WHERE run = $run->{run}"), 'interrupted',
 	'... and the run that was ended is interrupted');
 
-$relay->stop;
+$proxy->stop;
 done_testing();

@@ -1,5 +1,6 @@
-# What a run must not do by mistake.  The mass guard also counts rows that went
-# without a trigger and documents that are gone; another project that was
+# What a run must not do by mistake.  The mass guard counts, over the whole run
+# and before anything is written, the rows that are gone, the documents that
+# are gone and the values that become blank; another project that was
 # accepted by ekksync_resume() is a first contact, so that nothing there
 # overwrites Django unseen, and a copied cluster keeps its base; notes of
 # writes in flight come to an end; attach, detach and map do not mix with a
@@ -10,8 +11,8 @@ use strict;
 use warnings;
 use utf8;
 use Test::More;
-use CutRelay;
 use EkkSync qw(timestamp);
+use FaultProxy;
 use IPC::Run ();
 use JSON::PP ();
 use Time::HiRes qw(time);
@@ -54,20 +55,75 @@ sub remove
 sub statuses
 {
 	my ($db, @keys) = @_;
-	my $docs = $db->docs('members');
+	my $docs = $db->docs('members', select => ['membership.status']);
 	my %count = (active => 0, inactive => 0, none => 0);
 	$count{ $docs->{$_} ? $docs->{$_}{membership}{status} : 'none' }++ for @keys;
 	return join ' ', map { $count{$_} } qw(active inactive none);
 }
 
-# A run that must stop at the guard, with this text.
+# All that a run may write, but for its own records and who is to be looked at:
+# documents and entries by their updateTime, rows, queue, base, conflicts,
+# change log.
+sub world
+{
+	my ($db) = @_;
+	my %world;
+	for my $collection (qw(members sync_queue))
+	{
+		$world{"$_->{name}"} = $_->{updateTime} for $db->raw_docs($collection, select => ['__name__']);
+	}
+	$world{$_} = $db->admin_sql("SELECT count(*), md5(string_agg(t, '|' ORDER BY t))"
+		  . " FROM (SELECT (to_jsonb(t) - 'due')::text AS t FROM $_ AS t) AS t")
+	  for qw(membership_comrade membership_contactinfo membership_unionmembership
+	  membership_membersyncqueue ekksync.member ekksync.conflict ekksync.change_log);
+	return \%world;
+}
+
+# Give members something to lose in Facebook, and let both sides agree on it.
+sub give
+{
+	my ($db, @keys) = @_;
+	my $where = @keys ? 'WHERE ssn IN (' . list(@keys) . ')' : '';
+	$db->sql("INSERT INTO membership_contactinfo (comrade_id, facebook)"
+		  . " SELECT id, 'fb.' || id FROM membership_comrade $where"
+		  . " ON CONFLICT (comrade_id) DO UPDATE SET facebook = excluded.facebook");
+	return;
+}
+
+# Take it away in PostgreSQL, or in the documents.
+sub take
+{
+	my ($db, $side, @keys) = @_;
+	$db->sql("UPDATE membership_contactinfo SET facebook = NULL WHERE comrade_id IN"
+		  . ' (SELECT id FROM membership_comrade WHERE ssn IN (' . list(@keys) . '))')
+	  if $side eq 'django';
+	$db->commit(map { [ $_, { 'profile.facebook' => undef }, 1 ] } @keys) if $side eq 'firestore';
+	return;
+}
+
+# How many of these members have a value in Facebook: in rows, in documents.
+sub values_of
+{
+	my ($db, @keys) = @_;
+	my $docs = $db->docs('members', select => ['profile.facebook']);
+	return $db->sql('SELECT count(facebook) FROM membership_comrade JOIN membership_contactinfo ON comrade_id = id'
+		  . ' WHERE ssn IN (' . list(@keys) . ')') . ' '
+	  . grep { defined $docs->{$_}{profile}{facebook} } @keys;
+}
+
+# Let the next run look at all members.
+sub all_due { return $_[0]->admin_sql('UPDATE ekksync.member SET due = true'); }
+
+# A run that must stop at the guard with this text, and write nothing.
 sub stops
 {
 	my ($db, $message, $name, %arg) = @_;
+	my $before = world($db);
 	my $run = $db->run(%arg);
 	is($run->{message}, "the run would $message", $name);
 	is($db->row("SELECT sqlstate FROM ekksync_runs WHERE run = $run->{run}")->{sqlstate},
 		'53400', '... with its SQLSTATE');
+	is_deeply(world($db), $before, '... and nothing is written, on neither side');
 	return;
 }
 
@@ -92,17 +148,18 @@ sub succeeds
 	remove($db, 0, $keys[5]);
 	my $new = '0101302989';
 	$db->sql("UPDATE membership_comrade SET ssn = '$new' WHERE ssn = '$keys[6]'");
-	$db->admin_sql('UPDATE ekksync.member SET due = true');
+	all_due($db);
 	$db->sql("UPDATE membership_comrade SET name = 'Ægir' WHERE ssn = '$keys[19]'");
-	my $docs = $db->docs('members');
 	stops($db, 'delete 6 of 20 members', 'rows: those that went without a trigger are counted, once');
-	is_deeply($db->docs('members'), $docs, '... and nothing is written');
-	stops($db, 'delete 6 of 20 members', '... in one direction too', direction => 'to_firestore');
+	stops($db, 'delete 6 of 20 members', '... by the next run too');
+	stops($db, 'delete 6 of 20 members', '... and in one direction', direction => 'to_firestore');
 	my (undef, @plan) = $db->run_rows(dry_run => 1);
 	is(scalar(grep { ($_->{note} // '') eq 'member deleted' && $_->{field} eq 'status' } @plan), 7,
 		'... and a dry run shows them, and the changed key');
+	setting($db, 'max_delete_percent = 29');
+	stops($db, 'delete 6 of 20 members', 'rows: just below what the run would do');
 	setting($db, 'max_delete_percent = 30');
-	succeeds($db, '... and below the limit it passes');
+	succeeds($db, '... the limit itself passes');
 	is(statuses($db, @keys[ 0 .. 6 ]), '0 7 0', '... and the documents are inactive');
 	is($db->doc($new)->{membership}{status}, 'active', '... and the new key has its document');
 	is($db->doc($keys[19])->{profile}{name}, 'Ægir', '... and the rest is done');
@@ -112,57 +169,203 @@ sub succeeds
 	remove($db, 1, @keys[ 7 .. 9 ]);
 	$db->profile_edit($_, 'facebook', 'x', document => 0) for @keys[ 7 .. 9 ];
 	stops($db, 'delete 3 of 14 members', 'rows: those that an entry brings up are counted');
-	is(statuses($db, @keys[ 7 .. 9 ]), '3 0 0', '... and nothing is written');
 	succeeds($db, '... and force lets them through', force => 1);
 	is(statuses($db, @keys[ 7 .. 9 ]), '0 3 0', '... and the documents are inactive');
 
 	setting($db, 'max_delete_percent = 0');
 	remove($db, 1, $keys[10]);
-	$db->admin_sql('UPDATE ekksync.member SET due = true');
+	all_due($db);
 	succeeds($db, 'rows: one alone passes, whatever the limit');
 	is(statuses($db, $keys[10]), '0 1 0', '... and its document is inactive');
+
+	# a key that becomes none is no changed key: there is no new document
+	$db->sql("UPDATE membership_comrade SET ssn = '' WHERE ssn IN (" . list(@keys[ 11 .. 12 ]) . ')');
+	stops($db, 'delete 2 of 10 members', 'rows: keys that are cleared are counted');
 }
 
 # -------------------------------------------------- documents that are gone
 
 {
-	my $db = EkkSync->new(name => 'documents', members => 1100);
+	my $db = EkkSync->new(name => 'documents', members => 20);
 	my @keys = keys_of($db);
 	succeeds($db, 'documents: a first run');
-	setting($db, 'scan = off');
-
-	# 110 are the limit: the first batch of 500 stays below, the second not
-	my @first = @keys[ 0 .. 59 ];
-	my @second = @keys[ 500 .. 559 ];
-	$db->delete_doc($_) for @first, @second;
-	$db->admin_sql('UPDATE ekksync.member SET due = true');
-	my ($figures) = $db->run_rows(dry_run => 1);
-	is($figures->{to_firestore}, 120, 'documents: a dry run passes, and shows them');
-	stops($db, 'create again the documents of 120 of 1100 members',
-		'documents: that they are gone is counted over the run');
-	is(statuses($db, @first), '60 0 0', '... which did what was within the limit');
-	is(statuses($db, @second), '0 0 60', '... and stopped before it wrote more');
-	succeeds($db, '... the next one sees only the rest, and passes');
-	is(statuses($db, @second), '60 0 0', '... and creates it');
-
+	my @gone = @keys[ 0 .. 2 ];
 	setting($db, 'scan = full');
-	$db->delete_doc($_) for @keys[ 0 .. 119 ];
-	stops($db, 'create again the documents of 120 of 1100 members', 'documents: too many in one batch');
-	is(statuses($db, @keys[ 0 .. 119 ]), '0 0 120', '... none of which is written');
+	$db->delete_doc($_) for @gone;
+	stops($db, 'create again the documents of 3 of 20 members', 'documents: those that are gone are counted');
+	setting($db, 'scan = off');
+	stops($db, 'create again the documents of 3 of 20 members', '... if some members were asked for, of all',
+		only => \@gone);
+	succeeds($db, '... of whom no more are counted', only => [ @gone[ 0, 1 ] ]);
+	is(statuses($db, @gone), '2 0 1', '... than they are');
+	$db->delete_doc($_) for @gone[ 0, 1 ];
+	all_due($db);
+	succeeds($db, 'documents: a run that writes none passes', direction => 'to_django');
+	is(statuses($db, @gone), '0 0 3', '... and writes none');
 	succeeds($db, '... and force lets them through', force => 1);
-	is(statuses($db, @keys[ 0 .. 119 ]), '120 0 0', '... all of them');
+	is(statuses($db, @gone), '3 0 0', '... all of them');
 
 	# deleted and entered anew: nothing of that is a document that went
 	setting($db, 'max_delete_percent = 0');
 	setting($db, 'on_local_delete = delete');
 	my @back = @keys[ 0 .. 2 ];
 	remove($db, 0, @back);
-	succeeds($db, 'documents: members are deleted', force => 1);
-	is(statuses($db, @back), '0 0 3', '... with their documents');
+	stops($db, 'delete 3 of 20 members', 'documents: those to be deleted are counted');
+	succeeds($db, '... and force lets them through', force => 1);
+	is(statuses($db, @back), '0 0 3', '... and they go');
 	$db->sql("INSERT INTO membership_comrade (ssn, name, date_joined) VALUES " . join ', ',
 		map { "('$_', 'Bót', now())" } @back);
 	succeeds($db, '... and who comes back is not counted');
 	is(statuses($db, @back), '3 0 0', '... and gets a document');
+}
+
+# ------------------------------------------------- values that become blank
+
+{
+	my $db = EkkSync->new(name => 'blank', members => 20);
+	my @keys = keys_of($db);
+	my ($edited, @some) = @keys[ 0 .. 3 ];
+	give($db);
+	$db->sql('DELETE FROM membership_unionmembership');
+	$db->sql('INSERT INTO membership_unionmembership (comrade_id, union_id) SELECT c.id, u.id FROM membership_comrade c,'
+		  . ' (SELECT min(id) AS id FROM membership_union) u WHERE ssn IN (' . list(@some) . ')');
+	succeeds($db, 'blank: a first run');
+	setting($db, 'scan = off');
+	my $blank = 'blank values of 3 of 20 members';
+
+	# a member of whom two values go is one; a value that comes is none
+	take($db, 'django', @some);
+	$db->sql("UPDATE membership_comrade SET birthday = NULL WHERE ssn = '$some[0]'");
+	$db->sql("UPDATE membership_comrade SET name = 'Breytt' WHERE ssn = '$edited'");
+	stops($db, $blank, 'blank: values cleared in Django');
+	stops($db, $blank, '... also for a run to Firestore', direction => 'to_firestore');
+	succeeds($db, '... but one to Django writes none of them', direction => 'to_django');
+	is(values_of($db, @some), '0 3', '... and leaves the documents');
+	give($db, $some[2]);
+	succeeds($db, 'blank: two are the limit, and pass');
+	is(values_of($db, @some), '1 1', '... on both sides');
+	give($db, @some);
+	succeeds($db, 'blank: values are given anew');
+	is(values_of($db, @some), '3 3', '... on both sides');
+
+	# by the scan, by the page, and by the page's entry alone
+	take($db, 'firestore', $some[0]);
+	all_due($db);
+	$db->profile_edit($some[1], 'facebook', undef);
+	$db->profile_edit($some[2], 'facebook', undef, document => 0);
+	stops($db, $blank, 'blank: values cleared in Firestore');
+	stops($db, $blank, '... also for a run to Django', direction => 'to_django');
+	succeeds($db, '... but one to Firestore writes none of them', direction => 'to_firestore');
+	is(values_of($db, @some), '3 1', '... and leaves the rows');
+	succeeds($db, '... and force lets them through', force => 1);
+	is(values_of($db, @some), '0 0', '... to both sides');
+
+	# one of the three in each direction, and a list
+	give($db, @some);
+	succeeds($db, 'blank: values are given anew');
+	take($db, 'django', $some[0]);
+	take($db, 'firestore', $some[1]);
+	all_due($db);
+	$db->sql('DELETE FROM membership_unionmembership WHERE comrade_id IN'
+		  . " (SELECT id FROM membership_comrade WHERE ssn = '$some[2]')");
+	stops($db, $blank, 'blank: in both directions, and a list that is emptied');
+
+	# each kind once
+	$db->sql('DELETE FROM membership_membersyncqueue');
+	give($db, @some);
+	remove($db, 0, $keys[10]);
+	$db->delete_doc($keys[11]);
+	stops($db, 'delete 1, create again the documents of 1 and blank values of 2 of 20 members',
+		'blank: all kinds are counted together');
+	$db->admin_sql("UPDATE ekksync.member SET due = false WHERE key = '$keys[11]'");
+	stops($db, 'delete 1 and blank values of 2 of 20 members', '... or two of them');
+}
+# ------------------------------------------------------ more than one batch
+
+{
+	# two batches: 500 members and 20; the limit is 52
+	my $db = EkkSync->new(name => 'batches', members => 520, attach => 0);
+	my @keys = keys_of($db);
+	my $read = sub { return $db->sql("SELECT docs_read FROM ekksync_runs WHERE run = $_[0]{run}"); };
+	give($db);
+	$db->attach;
+	my $run = succeeds($db, 'batches: a first run');
+	cmp_ok($read->($run), '<', 530, '... which reads each document once');
+	setting($db, 'scan = off');
+
+	my @deleted = @keys[ 0 .. 14 ];
+	my @lost = @keys[ 100 .. 119 ];
+	my @second = @keys[ 500 .. 519 ];
+	remove($db, 1, @deleted[ 0 .. 9 ]);
+	remove($db, 0, @deleted[ 10 .. 14 ]);
+	$db->commit(map { [$_] } @lost);
+	take($db, 'django', @second[ 0 .. 9 ]);
+	take($db, 'firestore', @second[ 10 .. 19 ]);
+	$db->sql("UPDATE membership_comrade SET name = 'Ægir' WHERE ssn = '$keys[50]'");
+	my $entry = $db->profile_edit($keys[51], 'name', 'Þrúður');
+	all_due($db);
+	my $mixed = 'delete 15, create again the documents of 20 and blank values of 20 of 520 members';
+	stops($db, $mixed, 'batches: the whole run is counted, though each batch is below the limit');
+	stops($db, $mixed, '... by the next one too');
+	my ($figures) = $db->run_rows(dry_run => 1);
+	is($figures->{to_firestore} + $figures->{to_django}, 57, '... and a dry run passes, and shows them');
+
+	give($db, @second[ 0 .. 2 ]);
+	all_due($db);
+	succeeds($db, 'batches: the limit itself passes');
+	is(statuses($db, @deleted, @lost), '20 15 0', '... and all of it is done');
+	is(values_of($db, @second), '3 3', '... in both batches');
+	is($db->doc($keys[50])->{profile}{name}, 'Ægir', '... with everything else');
+	is($db->entry($entry)->{sync_status}, 'synced', '... in both directions');
+
+	# a table that is locked: what cannot be counted is not written
+	setting($db, 'max_delete_percent = 2');
+	$db->commit(map { [$_] } @lost);
+	all_due($db);
+	my $lock = session('lock', "BEGIN;\nLOCK TABLE membership_contactinfo IN ACCESS EXCLUSIVE MODE;\nSELECT 'locked';\n", $db);
+	$lock->{harness}->pump until $lock->{out} =~ /locked/;
+	$run = succeeds($db, 'batches: a run that finds a table locked');
+	like($run->{message}, qr/^members left for the next run, .*: 520$/, '... leaves all members to the next one');
+	is(statuses($db, @lost), '0 0 20', '... and writes none');
+	$lock->{in} .= "ROLLBACK;\n";
+	$lock->{harness}->finish;
+	stops($db, 'create again the documents of 20 of 505 members', '... which counts them');
+	succeeds($db, '... and force lets them through', force => 1);
+
+	# Documents go after they were looked at; the limit is 10.
+	all_due($db);
+	$db->sql("UPDATE membership_comrade SET name = 'Sæmundur' WHERE ssn = '$keys[50]'");
+	$db->stop_at('documents');
+	my $id = $db->run(wait => 0)->{run};
+	ok($db->wait_stopped, 'batches: a run that has looked at all members, and begins');
+	is($db->sql("SELECT phase FROM ekksync_runs WHERE run = $id"), 'members', '... to write them');
+	$db->commit(map { [$_] } @second);
+	$db->go_on;
+	$db->wait_for(sub { $db->sql("SELECT status FROM ekksync_runs WHERE run = $id") ne 'running' });
+	is($db->sql("SELECT error FROM ekksync_runs WHERE run = $id"),
+		'the run would create again the documents of 20 of 505 members', '... stops where the world has changed');
+	is(statuses($db, @second), '0 0 20', '... before it writes the second batch');
+	is($db->doc($keys[50])->{profile}{name}, 'Sæmundur', '... after the first');
+}
+
+# ------------------------------------------- rows that change under the guard
+
+{
+	my $db = EkkSync->new(name => 'moving', members => 20);
+	my @some = (keys_of($db))[ 0 .. 2 ];
+	give($db);
+	succeeds($db, 'moving: a first run');
+	$db->profile_edit($_, 'name', 'Annað nafn') for @some;
+	$db->stop_at('decided');
+	my $id = $db->run(wait => 0)->{run};
+	ok($db->wait_stopped, '... and one that has decided about a batch');
+	take($db, 'django', @some);
+	$db->go_on;
+	$db->wait_for(sub { $db->sql("SELECT status FROM ekksync_runs WHERE run = $id") ne 'running' });
+	is($db->sql("SELECT error FROM ekksync_runs WHERE run = $id"),
+		'the run would blank values of 3 of 20 members', '... counts what was cleared meanwhile');
+	is(values_of($db, @some), '0 3', '... and leaves the documents');
+	stops($db, 'blank values of 3 of 20 members', '... as the next one does');
 }
 
 # -------------------------------------------------- another project, accepted
@@ -248,7 +451,7 @@ SQL
 	$db->sql('SELECT ekksync_resume()');
 	succeeds($db, '... and goes on when it is accepted');
 	is($name->($ssn), 'Enn önnur', '... with its base: an edit in Firestore arrives');
-	is($db->admin_sql('SELECT accepted FROM ekksync.state'), 'f', '... and nothing more is accepted');
+	is($db->admin_sql('SELECT accepted IS NULL FROM ekksync.state'), 't', '... and nothing more is accepted');
 }
 
 # --------------------------------------- notes of writes in flight, scans, runs
@@ -256,9 +459,9 @@ SQL
 my $db = EkkSync->new(members => 6, conf => 'autovacuum = off');
 setting($db, $_) for 'max_retries = 0', 'request_timeout = 600000';
 my @keys = keys_of($db);
-my $relay = CutRelay->new(to => $db->host);
-$relay->start;
-$db->use_host($relay->host);
+my $proxy = FaultProxy->new(to => $db->host);
+$proxy->start;
+$db->use_host($proxy->host);
 
 sub value
 {
@@ -297,20 +500,20 @@ sub notes
 # A delete whose answer is lost: its note is over, the document is missing.
 setting($db, 'on_local_delete = delete');
 remove($db, 0, $keys[5]);
-$relay->start(mode => 'lose', match => $push);
+$proxy->start(fault => 'lose_and_gone', match => $push);
 is($db->run->{status}, 'failed', 'notes: the answer to a delete is lost');
 is(notes($keys[5]), 't|1', '... and noted');
 is($db->doc($keys[5]), undef, '... though it was done');
-$relay->start;
+$proxy->start;
 succeeds($db, '... and the next run');
 is(notes($keys[5]), 'f|0', '... settles it');
 
 # A write that never came, taken back: nothing will ever overtake its note.
 my $before = value('name', $keys[4]);
 $db->sql("UPDATE membership_comrade SET name = 'Afturkallað' WHERE ssn = '$keys[4]'");
-$relay->start(mode => 'cut', match => $push);
+$proxy->start(fault => 'cut', match => $push);
 is($db->run->{status}, 'failed', 'notes: a write is cut off');
-$relay->start;
+$proxy->start;
 $db->sql("UPDATE membership_comrade SET name = '$before' WHERE ssn = '$keys[4]'");
 succeeds($db, '... and taken back');
 is(notes($keys[4]), 't|1', '... and may still come');
@@ -350,9 +553,9 @@ sub refused
 sub hang
 {
 	my ($match, $call) = @_;
-	$relay->start(mode => 'hang', match => $match);
+	$proxy->start(fault => 'hang', match => $match);
 	$db->sql($call);
-	$relay->wait_fired or die 'the run did not come to its request';
+	$proxy->wait_fired or die 'the run did not come to its request';
 	return $db->sql('SELECT max(run) FROM ekksync_runs');
 }
 
@@ -362,7 +565,7 @@ sub end_of_hang
 	$db->wait_for(sub {
 		!$db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ekksync run'");
 	}) or die 'the run goes on';
-	$relay->start;
+	$proxy->start;
 	return;
 }
 
@@ -394,11 +597,11 @@ is($db->sql("SELECT status FROM ekksync_run(); SELECT ekksync_unmap('nothing');"
 # An open transaction holds a run off.
 sub session
 {
-	my ($app, $in) = @_;
+	my ($app, $in, $of) = @_;
 	my $self = { in => $in, out => '', err => '' };
 	local $ENV{PGAPPNAME} = $app;
 	$self->{harness} = IPC::Run::start(
-		[ 'psql', qw(-X -A -t -q -v ON_ERROR_STOP=1 -U socialism -d), $db->node->connstr('socialism'), -f => '-' ],
+		[ 'psql', qw(-X -A -t -q -v ON_ERROR_STOP=1 -U socialism -d), ($of // $db)->node->connstr('socialism'), -f => '-' ],
 		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err}, IPC::Run::timeout(60));
 	return $self;
 }

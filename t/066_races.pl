@@ -1,7 +1,7 @@
 # What other sessions do while a run is at work ("Never blocks the
 # application", "Never overwrites what it has not seen", "Last write wins, per
-# field", "One bad row stops nobody"): edits that are committed while the run
-# waits for their rows, locks on a table or on one row of the queue, entries
+# field", "One bad row stops nobody"): edits that are committed after the run
+# has read their rows, locks on a table or on one row of the queue, entries
 # that come after their values, and a field that a run in one direction leaves
 # for the next one.  None of them loses a value or fails anything.
 
@@ -9,14 +9,15 @@ use strict;
 use warnings;
 use utf8;
 use Test::More;
-use CutRelay;
 use EkkSync qw(timestamp);
-use IPC::Run ();
+use FaultProxy;
+use Session;
 
-my $db = EkkSync->new(members => 30);
-my $relay = CutRelay->new(to => $db->host);
-$relay->start;
-$db->use_host($relay->host);
+# Members are given what they need here by taking from them what they have.
+my $db = EkkSync->new(members => 30, conf => 'ekksync.max_delete_percent = 100');
+my $proxy = FaultProxy->new(to => $db->host);
+$proxy->start;
+$db->use_host($proxy->host);
 
 # ------------------------------------------------------------------- helpers
 
@@ -28,9 +29,10 @@ sub next_key
 {
 	my (%want) = @_;
 	$last_id++;
-	$db->sql("DELETE FROM membership_contactinfo WHERE comrade_id = $last_id");
-	$db->sql("INSERT INTO membership_contactinfo (comrade_id, facebook) VALUES ($last_id, 'í upphafi')")
-	  unless $want{bare};
+	$db->sql($want{bare}
+		? "DELETE FROM membership_contactinfo WHERE comrade_id = $last_id"
+		: "INSERT INTO membership_contactinfo (comrade_id, facebook) VALUES ($last_id, 'í upphafi') "
+		  . 'ON CONFLICT (comrade_id) DO UPDATE SET facebook = excluded.facebook');
 	return $db->sql("SELECT ssn FROM membership_comrade WHERE id = $last_id");
 }
 
@@ -45,6 +47,13 @@ sub name_sql
 {
 	my ($key, $name) = @_;
 	return "UPDATE membership_comrade SET name = '$name' WHERE ssn = '$key';";
+}
+
+sub insert_sql
+{
+	my ($key, $facebook) = @_;
+	return "INSERT INTO membership_contactinfo (comrade_id, facebook) "
+	  . "SELECT id, '$facebook' FROM membership_comrade WHERE ssn = '$key';";
 }
 
 # A field as PostgreSQL and as Firestore have it.
@@ -113,93 +122,38 @@ sub run_ok
 
 sub quiet { my ($name) = @_; return run_ok('0 0 0 0', "quiet after $name"); }
 
-# A session of the application: psql that stays.
-sub session
-{
-	my $session = { in => '', out => '', err => '' };
-	$session->{psql} = IPC::Run::start(
-		[ qw(psql -X -A -t -q -v ON_ERROR_STOP=1 -U socialism -d), $db->node->connstr('socialism') ],
-		'<', \$session->{in}, '>', \$session->{out}, '2>', \$session->{err}, IPC::Run::timeout(120));
-	$session->{pid} = answer($session, 'SELECT pg_backend_pid();');
-	return $session;
-}
-
-# Let a session begin to do something.
-sub send_sql
-{
-	my ($session, $sql) = @_;
-	utf8::encode($sql);
-	$session->{out} = '';
-	$session->{in} .= "$sql\n\\echo END\n";
-	$session->{psql}->pump_nb;
-	return;
-}
-
-# Await that it is done; returns what it printed.
-sub answer
-{
-	my ($session, $sql) = @_;
-	send_sql($session, $sql) if defined $sql;
-	until ($session->{out} =~ /^END$/m)
-	{
-		die "psql: $session->{err}" if $session->{err} =~ /ERROR|FATAL/ || !$session->{psql}->pumpable;
-		$session->{psql}->pump;
-	}
-	return $session->{out} =~ s/\n?END\n\z//r;
-}
-
-sub end_session
-{
-	my ($session) = @_;
-	$session->{in} .= "\\q\n";
-	$session->{psql}->finish;
-	return;
-}
-
-# Await that somebody waits for a lock that a session holds.
-sub is_waited_for
-{
-	my ($session, $name) = @_;
-	ok($db->wait_for(sub {
-		$db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE $session->{pid} = ANY (pg_blocking_pids(pid))") > 0;
-	}), $name);
-	return;
-}
-
-# Await that a session waits for a lock.
-sub waits
-{
-	my ($session, $name) = @_;
-	ok($db->wait_for(sub {
-		$db->admin_sql("SELECT cardinality(pg_blocking_pids($session->{pid}))") > 0;
-	}), $name);
-	return;
-}
-
-my %key;
-$key{$_} = next_key() for qw(name contact remote);
-$key{insert} = next_key(bare => 1);
 run_ok('30 0 0 0', 'first push');
 
-# ------------------------------- an edit is committed while the run waits for it
-
-# Time enough to commit in: a run waits for half of this.
-$db->admin_sql("ALTER DATABASE socialism SET deadlock_timeout = '40s'");
+# -------------------------------- an edit is committed while the run is at work
 
 # The application has changed the row and not committed yet; the document has
-# another value, with an entry.  $local is the statement that changes the row.
+# another value, with an entry.  $local makes the statement that changes a
+# member's row.  The commit comes before the run wants the row, or when it could
+# not have it.
 sub race
 {
-	my ($name, $key, $field, $local, %opt) = @_;
+	my ($name, $field, $local, %opt) = @_;
+	race_at($_, "$name, committed at the step $_", $field, $local, %opt) for qw(decided in_lock);
+	return;
+}
+
+sub race_at
+{
+	my ($step, $name, $field, $local, %opt) = @_;
+	my $key = next_key(%opt);
+	run_ok('1 0 0 0', "before $name");
+	$db->sql("DELETE FROM membership_membersyncqueue WHERE sync_status = 'synced'");
 	my $edit = sub { return $db->profile_edit($key, $field, $opt{remote}); };
-	my $session = session();
+	my $session = Session->new($db);
 	my $entry = $opt{remote_later} ? undef : $edit->();
-	answer($session, "BEGIN; $local");
+	$session->sql('BEGIN; ' . $local->($key, $opt{local}));
 	$entry //= $edit->();
+	$db->stop_at($step);
 	my $run = start_run();
-	is_waited_for($session, "$name: the run waits for the application's transaction");
-	answer($session, 'COMMIT;');
-	end_session($session);
+	ok($db->wait_stopped, "$name: the run does not wait for it");
+	$session->sql('COMMIT');
+	$db->go_on;
+	$session->end;
 	finish_run($run, $opt{remote_later} ? 'success 0 1 1 0' : 'success 1 0 1 0', $name);
 	my $value = $opt{remote_later} ? $opt{remote} : $opt{local};
 	is_deeply(sides($key, $field), [ $value, $value ], '... and both sides have the later value');
@@ -208,21 +162,14 @@ sub race
 	is(queue($key), 'synced', '... and the queue row is synced');
 	is(outcomes($entry), 'synced, closed: ' . ($opt{remote_later} ? 'applied' : 'lost to a later change'), '... and the entry closed');
 	quiet($name);
-	$db->sql("DELETE FROM membership_membersyncqueue WHERE sync_status = 'synced'");
 	return;
 }
 
-$db->sql("DELETE FROM membership_membersyncqueue WHERE sync_status = 'synced'");
-race('a later edit of the member', $key{name}, 'name', name_sql($key{name}, 'Staðbundið síðar'),
-	local => 'Staðbundið síðar', remote => 'Fjarlægt fyrr');
-race('a later edit of a related row', $key{contact}, 'facebook', contact_sql($key{contact}, 'local-later'),
-	local => 'local-later', remote => 'remote-earlier');
-race('an earlier edit of a related row', $key{remote}, 'facebook', contact_sql($key{remote}, 'local-earlier'),
+race('a later edit of the member', 'name', \&name_sql, local => 'Staðbundið síðar', remote => 'Fjarlægt fyrr');
+race('a later edit of a related row', 'facebook', \&contact_sql, local => 'local-later', remote => 'remote-earlier');
+race('an earlier edit of a related row', 'facebook', \&contact_sql,
 	local => 'local-earlier', remote => 'remote-later', remote_later => 1);
-race('a related row that comes', $key{insert}, 'facebook',
-	"INSERT INTO membership_contactinfo (comrade_id, facebook) SELECT id, 'local-new' FROM membership_comrade WHERE ssn = '$key{insert}';",
-	local => 'local-new', remote => 'remote-new');
-$db->admin_sql('ALTER DATABASE socialism RESET deadlock_timeout');
+race('a related row that comes', 'facebook', \&insert_sql, local => 'local-new', remote => 'remote-new', bare => 1);
 
 # ----------------------------- a field that a run to Firestore alone leaves there
 
@@ -234,13 +181,13 @@ for my $during (0, 1)
 	run_ok('1 0 0 0', "before $name");
 	$db->patch_doc($key, { 'profile.facebook' => 'fjarlægt', updated_at => timestamp() });
 	$db->sql(name_sql($key, 'Nýtt nafn'));
-	$relay->start(mode => 'halt', match => qr{:commit.*/documents/members/}s) if $during;
+	$proxy->start(fault => 'delay', match => qr{:commit.*/documents/members/}s) if $during;
 	my $run = start_run(direction => 'to_firestore');
 	if ($during)
 	{
-		ok($relay->wait_fired, '... the run is about to write');
+		ok($proxy->wait_fired, '... the run is about to write');
 		$db->sql(contact_sql($key, 'síðar'));
-		$relay->resume;
+		$proxy->resume;
 	}
 	finish_run($run, 'success 1 0 0 0', "push of another field than the document's change");
 	is_deeply([ sides($key, 'name')->[1], sides($key, 'facebook')->[1] ], [ 'Nýtt nafn', 'fjarlægt' ], '... and leaves that one alone');
@@ -283,24 +230,23 @@ for my $at ([ 'while it scans', qr{:runQuery.*"members"}s ], [ 'while it reads d
 	$db->sql("DELETE FROM membership_membersyncqueue WHERE sync_status = 'synced'");
 	$db->sql(name_sql($ours, 'Okkar'));
 	my $entry = $db->profile_edit($theirs, 'name', 'Þeirra');
-	my $session = session();
-	$relay->start(mode => 'halt', match => $match);
+	my $session = Session->new($db);
+	$proxy->start(fault => 'delay', match => $match);
 	my $run = start_run();
-	ok($relay->wait_fired, "a run, $name");
-	answer($session, 'BEGIN; LOCK TABLE membership_comrade IN ACCESS EXCLUSIVE MODE;');
-	$relay->resume;
-	# What was read before needs no lock to be pushed; but a run that cannot
-	# even count the members ends.
+	ok($proxy->wait_fired, "a run, $name");
+	$session->sql('BEGIN; LOCK TABLE membership_comrade IN ACCESS EXCLUSIVE MODE');
+	$proxy->resume;
+	# What was read before needs no lock to be pushed.
 	my $pushed = $name =~ /documents/ ? 1 : 0;
-	finish_run($run, $pushed ? 'success 1 0 0 0' : 'failed 0 0 0 0', "the table is locked $name");
+	finish_run($run, "success $pushed 0 0 0", "the table is locked $name");
 	like($db->sql("SELECT error FROM ekksync_runs WHERE run = $run"),
-		$pushed ? qr/^members left for the next run, .*: 1$/ : qr/^canceling statement due to lock timeout$/, '... and its record says so');
+		$pushed ? qr/^members left for the next run, .*: 1$/ : qr/^members left .*: 2$/, '... and its record says so');
 	is($db->sql('SELECT count(*) FROM ekksync_failed'), 0, '... and nothing becomes failed');
 	is($db->sql("SELECT sync_status, error_message, retry_count FROM membership_membersyncqueue WHERE ssn = '$ours'"),
 		$pushed ? 'synced||0' : 'pending||0', '... the row is ' . ($pushed ? 'synced' : 'pending'));
 	is($db->entry($entry)->{sync_status}, 'pending', '... the entry is pending');
-	answer($session, 'ROLLBACK;');
-	end_session($session);
+	$session->sql('ROLLBACK');
+	$session->end;
 	run_ok(1 - $pushed . ' 1 0 0', "after the lock that came $name");
 	is_deeply(sides($ours, 'name'), [ ('Okkar') x 2 ], '... what is ours reached Firestore');
 	is_deeply(sides($theirs, 'name'), [ ('Þeirra') x 2 ], '... what is theirs reached Django');
@@ -316,15 +262,15 @@ for my $at ([ 'while it scans', qr{:runQuery.*"members"}s ], [ 'while it reads d
 	$db->sql("DELETE FROM membership_membersyncqueue WHERE sync_status = 'synced'");
 	$db->sql(name_sql($ours, 'Okkar'));
 	my $entry = $db->profile_edit($theirs, 'name', 'Þeirra');
-	my $session = session();
-	answer($session, 'BEGIN; LOCK TABLE membership_comrade IN ACCESS EXCLUSIVE MODE;');
+	my $session = Session->new($db);
+	$session->sql('BEGIN; LOCK TABLE membership_comrade IN ACCESS EXCLUSIVE MODE');
 	my $run = $db->row('SELECT * FROM ekksync_run()');
 	is("@$run{qw(to_firestore to_django conflicts failed)}", '0 0 0 0', 'a run that finds the table locked does nothing');
 	is(queue($ours), 'pending', '... the row is pending');
 	is($db->entry($entry)->{sync_status}, 'pending', '... the entry is pending');
 	is($db->sql('SELECT count(*) FROM ekksync_failed'), 0, '... and nothing becomes failed');
-	answer($session, 'ROLLBACK;');
-	end_session($session);
+	$session->sql('ROLLBACK');
+	$session->end;
 	run_ok('1 1 0 0', 'after the lock');
 	is_deeply([ sides($ours, 'name'), sides($theirs, 'name') ], [ [ ('Okkar') x 2 ], [ ('Þeirra') x 2 ] ], '... both reached the other side');
 }
@@ -338,18 +284,19 @@ for my $at ([ 'while it scans', qr{:runQuery.*"members"}s ], [ 'while it reads d
 	run_ok('6 0 0 0', 'before a locked row');
 	$db->sql("DELETE FROM membership_membersyncqueue WHERE sync_status = 'synced'");
 	$db->sql(name_sql($_, 'Biðröð')) for @keys;
-	my $session = session();
-	answer($session, "BEGIN; SELECT FROM membership_membersyncqueue WHERE ssn = '$locked' FOR UPDATE;");
+	my $session = Session->new($db);
+	$session->sql("BEGIN; SELECT FROM membership_membersyncqueue WHERE ssn = '$locked' FOR UPDATE");
 	my $run = $db->run;
 	is($run->{status}, 'success', 'a locked queue row does not fail the run') or diag($run->{message});
 	is(queue(@others), join("\n", ('synced') x @others), '... the rows of the others are synced');
 	is(queue($locked), 'pending', '... that one stays pending');
+	like($db->sql("SELECT error FROM ekksync_runs WHERE run = $run->{run}"), qr/^members left for the next run, .*: 1$/, '... and the record says so');
 	is($db->doc($_)->{profile}{name}, 'Biðröð', '... and its document, as all, has the value') for @keys;
 	my $time = $db->doc_update_time($locked);
 	run_ok('0 0 0 0', 'another run, and the row still locked');
 	is(queue($locked), 'pending', '... it is pending still');
-	answer($session, 'ROLLBACK;');
-	end_session($session);
+	$session->sql('ROLLBACK');
+	$session->end;
 	run_ok('0 0 0 0', 'the row is free');
 	is($db->sql("SELECT sync_status, error_message, retry_count FROM membership_membersyncqueue WHERE ssn = '$locked'"),
 		'synced||0', '... and is synced');
@@ -358,5 +305,5 @@ for my $at ([ 'while it scans', qr{:runQuery.*"members"}s ], [ 'while it reads d
 	quiet('a locked row');
 }
 
-$relay->stop;
+$proxy->stop;
 done_testing();

@@ -31,12 +31,13 @@ use constant { ROLE => 'socialism', MAX_WRITES => 500 };
 
 my $json = JSON::PP->new->utf8->canonical->allow_nonref;
 my $serial = 0;
-my %relays;						# their pids
 
 sub true  { return JSON::PP::true; }
 sub false { return JSON::PP::false; }
 
 # ------------------------------------------------------------------ a registry
+
+sub _new_project { return sprintf('demo-ekksync-%d-%d-%d', $$, time, ++$serial); }
 
 # A running cluster with role and database "socialism", and the registry.
 #	name		of the cluster (default "main")
@@ -51,11 +52,12 @@ sub new
 {
 	my ($class, %arg) = @_;
 	my $self = bless {
-		name    => $arg{name} // 'main',
-		project => sprintf('demo-ekksync-%d-%d-%d', $$, time, ++$serial),
-		host    => $ENV{FIRESTORE_EMULATOR_HOST}
+		name     => $arg{name} // 'main',
+		database => ROLE,
+		project  => _new_project(),
+		host     => $ENV{FIRESTORE_EMULATOR_HOST}
 		  // croak('FIRESTORE_EMULATOR_HOST is not set; run make check'),
-		http => HTTP::Tiny->new(timeout => 60, keep_alive => 1, http_proxy => undef),
+		http     => HTTP::Tiny->new(timeout => 60, keep_alive => 1, http_proxy => undef),
 	}, $class;
 	my $top = $ENV{EKKSYNC_TOP} // croak('EKKSYNC_TOP is not set; run make check');
 
@@ -75,9 +77,9 @@ sub new
 	$self->_psql('postgres', 'postgres', undef,
 		-v => 'role=' . ROLE, -v => "project=$self->{project}",
 		-v => "emulator=$self->{host}", -f => "$top/dev/database.sql");
-	$self->admin_sql('ALTER DATABASE socialism RESET ekksync.project')
+	$self->admin_sql("ALTER DATABASE $self->{database} RESET ekksync.project")
 	  unless $arg{project} // 1;
-	$self->_psql(ROLE, ROLE, undef, -v => 'members=' . ($arg{members} // 0),
+	$self->_psql(ROLE, $self->{database}, undef, -v => 'members=' . ($arg{members} // 0),
 		-f => "$top/dev/registry.sql", -f => "$top/dev/members.sql");
 	$self->create_extension if $arg{extension} // 1;
 	$self->attach($arg{attach_args}) if $arg{attach} // 1;
@@ -87,7 +89,7 @@ sub new
 sub create_extension
 {
 	my ($self) = @_;
-	$self->_psql(undef, ROLE, undef, -o => '/dev/null', -v => 'role=' . ROLE,
+	$self->_psql(undef, $self->{database}, undef, -o => '/dev/null', -v => 'role=' . ROLE,
 		-f => "$ENV{EKKSYNC_TOP}/dev/extension.sql");
 	return;
 }
@@ -100,22 +102,42 @@ sub attach
 		  . ($args ? ", $args" : '') . ')');
 }
 
-sub node    { return $_[0]{node}; }
-sub project { return $_[0]{project}; }
-sub host    { return $_[0]{host}; }
+# Other registries in the same cluster: databases of these names, copies of this
+# one, each with a Firestore project of its own.
+sub copies
+{
+	my ($self, @names) = @_;
+	my @copies = map {
+		bless {
+			(map { ($_ => $self->{$_}) } qw(name node host http)),
+			database => $_,
+			project  => _new_project()
+		}, ref $self
+	} @names;
+	$self->_psql(undef, 'postgres', join '',
+		map { "CREATE DATABASE $_->{database} TEMPLATE $self->{database} OWNER " . ROLE . ";\n"
+			  . "ALTER DATABASE $_->{database} SET ekksync.project = '$_->{project}';\n"
+			  . "ALTER DATABASE $_->{database} SET ekksync.emulator_host = '$self->{host}';\n" } @copies);
+	return @copies;
+}
+
+sub node     { return $_[0]{node}; }
+sub database { return $_[0]{database}; }
+sub project  { return $_[0]{project}; }
+sub host     { return $_[0]{host}; }
 
 # Let the database sync through another host:port, or to another project.
 sub use_host
 {
 	my ($self, $host) = @_;
-	$self->admin_sql("ALTER DATABASE socialism SET ekksync.emulator_host = '$host'");
+	$self->admin_sql("ALTER DATABASE $self->{database} SET ekksync.emulator_host = '$host'");
 	return;
 }
 
 sub use_project
 {
 	my ($self, $project) = @_;
-	$self->admin_sql("ALTER DATABASE socialism SET ekksync.project = '$project'");
+	$self->admin_sql("ALTER DATABASE $self->{database} SET ekksync.project = '$project'");
 	$self->{project} = $project;
 	return;
 }
@@ -151,14 +173,14 @@ sub _psql
 sub sql
 {
 	my ($self, $sql) = @_;
-	return scalar $self->_psql(ROLE, ROLE, $sql);
+	return scalar $self->_psql(ROLE, $self->{database}, $sql);
 }
 
 # As the registry's role: (status, stdout, stderr).
 sub sql_err
 {
 	my ($self, $sql) = @_;
-	my @result = $self->_psql(ROLE, ROLE, $sql);
+	my @result = $self->_psql(ROLE, $self->{database}, $sql);
 	return @result;
 }
 
@@ -166,14 +188,14 @@ sub sql_err
 sub admin_sql
 {
 	my ($self, $sql) = @_;
-	return scalar $self->_psql(undef, ROLE, $sql);
+	return scalar $self->_psql(undef, $self->{database}, $sql);
 }
 
 # As the superuser: (status, stdout, stderr).
 sub admin_err
 {
 	my ($self, $sql) = @_;
-	my @result = $self->_psql(undef, ROLE, $sql);
+	my @result = $self->_psql(undef, $self->{database}, $sql);
 	return @result;
 }
 
@@ -235,9 +257,85 @@ sub wait_for
 	until ($code->())
 	{
 		return 0 if time > $end;
-		sleep 0.1;
+		sleep 0.02;
 	}
 	return 1;
+}
+
+# ----------------------------------------------------------- the steps of a run
+
+# The names of the steps, in their order: src/steps.h.
+sub step_names
+{
+	my $header = PostgreSQL::Test::Utils::slurp_file("$ENV{EKKSYNC_TOP}/src/steps.h");
+	return $header =~ /^\tstep\((\w+)\)/mg;
+}
+
+# A file by which worker and test speak, see src/steps.c.
+sub _step_file
+{
+	my ($self, $name) = @_;
+	$self->{oid} //= $self->admin_sql('SELECT oid FROM pg_database WHERE datname = current_database()');
+	return $self->{node}->data_dir . "/base/$self->{oid}/ekksync.$name";
+}
+
+sub _write_step_file
+{
+	my ($self, $name, $text) = @_;
+	my $file = $self->_step_file($name);
+	open my $to, '>', "$file.new" or croak("$file.new: $!");
+	print $to $text;
+	close $to or croak("$file.new: $!");
+	rename "$file.new", $file or croak("$file: $!");
+	return;
+}
+
+# Let the next run stop at a step.
+sub stop_at
+{
+	my ($self, $step) = @_;
+	croak("there is no step $step") unless grep { $_ eq $step } step_names();
+	unlink $self->_step_file('stopped');
+	$self->_write_step_file(stop => "$step\n");
+	return;
+}
+
+# Await that a worker has stopped; returns its process id, or 0.
+sub wait_stopped
+{
+	my ($self, $seconds) = @_;
+	my $file = $self->_step_file('stopped');
+	$self->wait_for(sub { -e $file }, $seconds) or return 0;
+	return PostgreSQL::Test::Utils::slurp_file($file) =~ /^\w+ (\d+)$/m ? $1 : 0;
+}
+
+# Let it go on; nobody stops from here on.
+sub go_on
+{
+	my ($self) = @_;
+	return unless $self->{oid};		# nobody was to stop
+	unlink $self->_step_file('stop'), $self->_step_file('stopped');
+	return;
+}
+
+# Let a worker that has ended a run begin the next at once, or no longer.
+sub run_again
+{
+	my ($self, $again) = @_;
+	$self->_write_step_file(again => '') if $again;
+	unlink $self->_step_file('again') unless $again;
+	return;
+}
+
+# The steps that were reached since the last such call; the first one begins
+# to record them.
+sub steps
+{
+	my ($self) = @_;
+	my $file = $self->_step_file('steps');
+	my @steps = -e $file ? split /\n/, PostgreSQL::Test::Utils::slurp_file($file) : ();
+	$self->_write_step_file(steps => '');
+	return @steps;
 }
 
 # ---------------------------------------------------------------------- values
@@ -325,13 +423,14 @@ sub _root
 	return "projects/$self->{project}/databases/(default)/documents";
 }
 
-# One REST call; returns the decoded answer, undef for 404, dies on others.
+# One REST call, as one who may do all; returns the decoded answer, undef for
+# 404, dies on others.
 sub _call
 {
 	my ($self, $method, $url, $body) = @_;
 	my $answer = $self->{http}->request($method, "http://$self->{host}$url",
 		{
-			headers => { 'content-type' => 'application/json' },
+			headers => { 'content-type' => 'application/json', authorization => 'Bearer owner' },
 			defined $body ? (content => $json->encode($body)) : ()
 		});
 	return undef if $answer->{status} == 404;
@@ -430,26 +529,38 @@ sub set_docs
 	my ($self, $collection, @docs) = @_;
 	while (my @page = splice @docs, 0, MAX_WRITES)
 	{
-		$self->_call(
-			POST => '/v1/' . $self->_root . ':commit',
-			{
-				writes => [
-					map {
-						{
-							update => {
-								name   => $self->_root . "/$collection/$_->[0]",
-								fields => to_fields($_->[1])
-							}
-						}
-					} @page
-				]
-			});
+		$self->commit(map { [ "$collection/$_->[0]", $_->[1] ] } @page);
 	}
 	return;
 }
 
-# Documents of a collection as {id => fields}, plain; where => [field, value].
-sub docs
+# Write documents in one request: [path, {fields}] replaces or creates one,
+# [path, {"profile.email" => 'x'}, 1] writes some paths, [path] deletes it.
+sub commit
+{
+	my ($self, @writes) = @_;
+	$self->_call(
+		POST => '/v1/' . $self->_root . ':commit',
+		{
+			writes => [
+				map {
+					my ($path, $fields, $some) = @$_;
+					my $name = $self->_root . '/' . _path($path);
+					$fields
+					  ? {
+						update => { name => $name, fields => to_fields($some ? _nest($fields) : $fields) },
+						$some ? (updateMask => { fieldPaths => [ keys %$fields ] }) : ()
+					  }
+					  : { delete => $name };
+				} @writes
+			]
+		});
+	return;
+}
+
+# Documents of a collection, as Firestore gives them; where => [field, value];
+# select => [paths] for some of their fields, ['__name__'] for none.
+sub raw_docs
 {
 	my ($self, $collection, %opt) = @_;
 	my %query = (from => [ { collectionId => $collection } ]);
@@ -460,12 +571,37 @@ sub docs
 			value => to_value($opt{where}[1])
 		}
 	  } if $opt{where};
+	$query{select} = { fields => [ map { { fieldPath => $_ } } @{ $opt{select} } ] } if $opt{select};
 	my $answer = $self->_call(POST => '/v1/' . $self->_root . ':runQuery',
 		{ structuredQuery => \%query });
-	return {
-		map { ($_->{document}{name} =~ s{.*/}{}r => from_fields($_->{document}{fields})) }
-		grep { $_->{document} } @$answer
-	};
+	return map { $_->{document} // () } @$answer;
+}
+
+# Writes as a request has them, each on its own, by :batchWrite; returns the
+# answer.
+sub batch_write
+{
+	my ($self, $writes) = @_;
+	return $self->_call(POST => '/v1/' . $self->_root . ':batchWrite', { writes => $writes });
+}
+
+# Of these documents those that there are, as Firestore gives them, with some of
+# their fields: {path => document}.
+sub get_docs
+{
+	my ($self, $paths, @fields) = @_;
+	my $root = $self->_root;
+	my $answer = $self->_call(
+		POST => "/v1/$root:batchGet",
+		{ documents => [ map { "$root/$_" } @$paths ], mask => { fieldPaths => \@fields } });
+	return { map { ($_->{found}{name} =~ s{^\Q$root\E/}{}r => $_->{found}) } grep { $_->{found} } @$answer };
+}
+
+# The documents of a collection as {id => fields}, plain.
+sub docs
+{
+	my ($self, @query) = @_;
+	return { map { ($_->{name} =~ s{.*/}{}r => from_fields($_->{fields})) } $self->raw_docs(@query) };
 }
 
 sub count_docs
@@ -544,7 +680,7 @@ sub profile_edit
 		created_at => $opt{created_at} // $now);
 }
 
-# ----------------------------------------------------------------------- relay
+# ------------------------------------------------------------------------ port
 
 sub free_port
 {
@@ -555,81 +691,6 @@ sub free_port
 		  if IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $port, Listen => 1);
 	}
 	croak('no free port on 127.0.0.1');
-}
-
-# Put a relay between the database and the emulator, or put it back on the
-# same port; a test cuts the emulator off by relay_stop.  record => FILE keeps
-# what the database sends, for recorded().
-sub relay_start
-{
-	my ($self, %arg) = @_;
-	croak('the relay runs') if $self->{relay};
-	unless ($self->{relay_port})
-	{
-		$self->{relay_port} = free_port();
-		$self->use_host("127.0.0.1:$self->{relay_port}");
-	}
-	my $pid = fork // croak("fork: $!");
-	unless ($pid)
-	{
-		# a group of its own, so that its connections end with it
-		setpgrp;
-		exec 'socat', ($arg{record} ? ('-r', $arg{record}) : ()),
-		  "TCP-LISTEN:$self->{relay_port},bind=127.0.0.1,reuseaddr,fork",
-		  "TCP:$self->{host}"
-		  or POSIX::_exit(127);
-	}
-	$self->{relay} = $pid;
-	$relays{$pid} = 1;
-	$self->wait_for(sub {
-		IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{relay_port});
-	}, 10) or croak('the relay did not start');
-	return;
-}
-
-sub relay_stop
-{
-	my ($self) = @_;
-	my $pid = delete $self->{relay} or return;
-	delete $relays{$pid};
-	kill TERM => -$pid;
-	local $?;
-	waitpid $pid, 0;
-	return;
-}
-
-# The requests in a file that a relay has recorded, oldest first: [verb, body],
-# where the verb is what follows the last colon of the URL, and the body is
-# decoded.
-sub recorded
-{
-	my ($self, $file) = @_;
-	my $sent = PostgreSQL::Test::Utils::slurp_file($file);
-	my @requests;
-	while ($sent =~ /\G([A-Z]+) (\S+) HTTP\/1\.1\r\n(.*?)\r\n\r\n/gcs)
-	{
-		my ($url, $head) = ($2, $3);
-		my ($length) = $head =~ /^content-length: *(\d+)/mi or croak("a request without a length: $url");
-		my $body = substr($sent, pos $sent, $length);
-		pos($sent) += $length;
-		push @requests, [ $url =~ s/.*://r, $json->decode($body) ];
-	}
-	croak('the record does not end with a whole request') if (pos($sent) // 0) != length $sent;
-	return @requests;
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-	$self->relay_stop;
-	return;
-}
-
-# Also when a test dies: then objects go after the processes' END blocks.
-END
-{
-	local $?;
-	kill TERM => -$_ for keys %relays;
 }
 
 1;

@@ -1,0 +1,238 @@
+/*
+ * flight.c
+ *		Notes of writes in flight: what an earlier request may have written to
+ *		a document, or may still write, though its answer never came.
+ *
+ * A note says against which state of the document values were sent.  While
+ * the document is in that state, the request may still arrive.  Once it is in
+ * another one, the request has been done or never will be; and who has brought
+ * the document there wrote later than all that was sent.
+ *
+ * May not know: SQL, HTTP, clocks.
+ */
+#include "postgres.h"
+
+#include "utils/json.h"
+
+#include "flight.h"
+#include "settings.h"
+
+/* How long a request may be on its way beyond its own time limit. */
+#define NOTE_PATIENCE (10 * USECS_PER_MINUTE)
+
+/* Has anybody written or deleted the document since it was read for the note? */
+static bool
+has_moved(const Member *m, const FlightNote *note)
+{
+	if (m->doc->missing)
+		return note->has_pre;
+	return !note->has_pre || m->doc->update_time > note->pre;
+}
+
+/*
+ * Is a note over, of which the document does not hold everything?  It is when
+ * its write cannot come any more: the document has moved, or no request lives
+ * that long.
+ */
+static bool
+is_over(const Run *run, const Member *m, const FlightNote *note)
+{
+	int64 lifetime =
+		(int64) settings.request_timeout * 1000 * (settings.max_retries + 1) +
+		NOTE_PATIENCE;
+
+	return has_moved(m, note) ||
+		   (note->at != 0 && run->started_at - note->at > lifetime);
+}
+
+/* Does the document hold the i'th value of the note? */
+static bool
+is_held(const Member *m, const FlightNote *note, int i)
+{
+	const char *remote = m->remote[note->fields[i]];
+
+	return !m->doc->missing && remote != NULL &&
+		   strcmp(remote, note->values[i]) == 0;
+}
+
+/* When did a run last write the document?  0: never. */
+static TimestampTz
+last_run_time(const Run *run, const Member *m)
+{
+	const cJSON *value = m->doc->missing || m->doc->fields == NULL
+							 ? NULL
+							 : path_find(m->doc->fields, &run->last_sync);
+	const char *text = cJSON_GetStringValue(
+		cJSON_GetObjectItemCaseSensitive(value, "timestampValue"));
+	TimestampTz at;
+
+	return text != NULL && time_parse(text, &at) ? at : 0;
+}
+
+static bool
+names_field(const FlightNote *note, int field)
+{
+	int i;
+
+	for (i = 0; i < note->nvalues; i++)
+		if (note->fields[i] == field)
+			return true;
+	return false;
+}
+
+/*
+ * Was the i'th value written, though the document may not hold it any more?
+ * Runs leave their time in the document: one that is later than the state that
+ * the note was sent against is of that write.  With several notes against one
+ * state, only one was done, and nobody knows which.  What all of them wrote to
+ * is taken for the oldest one's: the later ones then count as local changes
+ * that who has written over it may not have seen.
+ */
+static bool
+was_written(const Run *run, const Member *m, const FlightNote *note, int i)
+{
+	bool older = true;
+	ListCell *lc;
+
+	if (!has_moved(m, note) || last_run_time(run, m) <= note->pre)
+		return false;
+	foreach (lc, m->notes)
+	{
+		const FlightNote *other = lfirst(lc);
+
+		if (other == note)
+			older = false;
+		else if (other->has_pre == note->has_pre && other->pre == note->pre &&
+				 (older || !names_field(other, note->fields[i])))
+			return false;
+	}
+	return true;
+}
+
+/* The i'th value was written: it is the base. */
+static void
+make_base(Member *m, const FlightNote *note, int i)
+{
+	BaseValue *base = &m->base[note->fields[i]];
+
+	if (base->value != NULL && strcmp(base->value, note->values[i]) == 0 &&
+		base->stamp >= note->stamps[i])
+		return;
+	base->value = note->values[i];
+	base->stamp = Max(base->stamp, note->stamps[i]);
+	base->origin = note->origins[i];
+	base->dirty = true;
+}
+
+/* ... and is a change of the document: {"field": [old, new], ... so far. */
+static void
+add_change(const Run *run, const Member *m, const FlightNote *note, int i,
+		   StringInfo buf)
+{
+	int f = note->fields[i];
+	const char *was = note->has_pre ? m->base[f].value : NULL;
+
+	if (was != NULL && strcmp(was, note->values[i]) == 0)
+		return;
+	appendStringInfoChar(buf, buf->len == 0 ? '{' : ',');
+	escape_json(buf, run->map->fields[f].name);
+	appendStringInfo(buf, ":[%s,%s]", was ? was : CANON_NULL, note->values[i]);
+}
+
+void
+flight_settle(const Run *run, Member *m)
+{
+	StringInfoData changes;
+	ListCell *lc;
+	int i;
+
+	initStringInfo(&changes);
+	foreach (lc, m->notes)
+	{
+		FlightNote *note = lfirst(lc);
+		bool complete = !m->doc->missing;
+
+		for (i = 0; i < note->nvalues && !note->dropped; i++)
+		{
+			bool held = is_held(m, note, i);
+
+			complete = complete && held;
+			if (!held && !was_written(run, m, note, i))
+				continue;
+			add_change(run, m, note, i, &changes);
+			make_base(m, note, i);
+		}
+		if (complete || is_over(run, m, note))
+			note->dropped = true;
+	}
+	if (changes.len > 0)
+	{
+		appendStringInfoChar(&changes, '}');
+		m->landed = changes.data;
+	}
+}
+
+bool
+flight_overtaken(const Member *m, int field, TimestampTz *stamp)
+{
+	bool found = false;
+	ListCell *lc;
+	int i;
+
+	*stamp = 0;
+	foreach (lc, m->notes)
+	{
+		const FlightNote *note = lfirst(lc);
+
+		for (i = 0; i < note->nvalues && has_moved(m, note); i++)
+		{
+			if (note->fields[i] != field || is_held(m, note, i))
+				continue;
+			*stamp = Max(*stamp, note->stamps[i]);
+			found = true;
+		}
+	}
+	return found;
+}
+
+bool
+flight_noted(const Member *m, int field, const char *value, TimestampTz *stamp)
+{
+	bool found = false;
+	ListCell *lc;
+	int i;
+
+	*stamp = 0;
+	foreach (lc, m->notes)
+	{
+		const FlightNote *note = lfirst(lc);
+
+		for (i = 0; i < note->nvalues; i++)
+		{
+			if (note->fields[i] != field ||
+				strcmp(note->values[i], value) != 0)
+				continue;
+			*stamp = Max(*stamp, note->stamps[i]);
+			found = true;
+		}
+	}
+	return found;
+}
+
+MergeOrigin
+flight_origin(const Member *m, int field, const char *value)
+{
+	ListCell *lc;
+	int i;
+
+	foreach (lc, m->notes)
+	{
+		const FlightNote *note = lfirst(lc);
+
+		for (i = 0; i < note->nvalues; i++)
+			if (note->fields[i] == field &&
+				strcmp(note->values[i], value) == 0)
+				return note->origins[i];
+	}
+	return ORIGIN_DJANGO;
+}

@@ -1,0 +1,35 @@
+/*
+ * flight.h
+ *		Notes of writes in flight.
+ */
+#ifndef EKKSYNC_FLIGHT_H
+#define EKKSYNC_FLIGHT_H
+
+#include "run.h"
+
+/*
+ * Settle a member's notes by the document that was read: noted values that
+ * were written are our own and become the base; notes of which nothing more
+ * can come are marked dropped.
+ */
+extern void flight_settle(const Run *run, Member *m);
+
+/*
+ * Was the document written after a value of ours was sent for the field,
+ * which it does not hold?  Then what it holds is later than our write of
+ * *stamp (microseconds, as TimestampTz), whatever clocks say.
+ */
+extern bool flight_overtaken(const Member *m, int field, TimestampTz *stamp);
+
+/*
+ * Was this value of the field sent, with its answer unknown?  Then it is one
+ * of *stamp, in the row and in the document.
+ */
+extern bool flight_noted(const Member *m, int field, const char *value,
+						 TimestampTz *stamp);
+
+/* Whose write was a value that is noted for the field; else Django's. */
+extern MergeOrigin flight_origin(const Member *m, int field,
+								 const char *value);
+
+#endif /* EKKSYNC_FLIGHT_H */

@@ -6,6 +6,8 @@
 #   make up, make down      a playground that stays (MEMBERS=n), and its end
 #   make check              build with gcc and clang, run every test, or those
 #                           whose names contain a word of TESTS="..."
+#   make mutants            take mechanisms out, one at a time, and see their
+#                           tests fail: all, or MUTANTS="..." by their names
 #   make installcheck       pg_regress on a running server, ekksync installed
 #   make format             clang-format over the C sources; check wants them so
 #
@@ -22,7 +24,7 @@ LIBRARIES = libcurl libcjson libcrypto
 
 # Everything here but the playground needs PGXS, which wants a target "check"
 # of its own: so the two are kept apart.
-PLAYGROUND = deps demo up down check format
+PLAYGROUND = deps demo up down check mutants format
 ifeq ($(filter $(PLAYGROUND),$(MAKECMDGOALS)),)
 
 PG_CONFIG ?= pg_config
@@ -89,6 +91,9 @@ else
 .PHONY: $(PLAYGROUND)
 deps demo up down check:
 	@PG_CONFIG="$(PG_CONFIG)" MEMBERS="$(MEMBERS)" TESTS="$(TESTS)" dev/$@.sh
+
+mutants:
+	@PG_CONFIG="$(PG_CONFIG)" dev/mutants.pl $(MUTANTS)
 
 format:
 	clang-format -i $(wildcard src/*.[ch] t/*.c)

@@ -158,6 +158,7 @@ step "build with clang" build_with clang all || true
 if compgen -G "$top/t/*_test.c" >/dev/null; then
 	step "build unit programs" build_with gcc unit || true
 fi
+step "mutants fit the sources" perl "$top/dev/mutants.pl" --check || true
 step "formatted as .clang-format says" \
 	clang-format --dry-run -Werror "$top"/src/*.[ch] "$top"/t/*.c || true
 

@@ -25,6 +25,7 @@ use File::Path qw(make_path);
 
 chdir(($0 =~ s{[^/]*$}{}r) . '..') or die "cannot enter the checkout: $!\n";
 my $tree = '.dev/mutants/tree';
+$ENV{EKKSYNC_RUNS} //= 60;		# of t/084_endurance.pl: enough for a leak
 
 sub slurp
 {

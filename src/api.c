@@ -14,6 +14,7 @@
 #include "tcop/utility.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
 #include "scope.h"
@@ -100,6 +101,24 @@ check_may_run(bool wait)
 			 errhint("Commit first.")));
 }
 
+/*
+ * Call work(arg), and keep none of the locks that it takes: who waits for a
+ * run would hold up DROP EXTENSION with them, and that everybody else.
+ */
+static void
+look(void (*work)(void *arg), void *arg)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	work(arg);
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = owner;
+}
+
 /* ---- results ---- */
 
 /*
@@ -146,13 +165,35 @@ return_run(FunctionCallInfo fcinfo, int64 run_id, const char *message)
 	PopActiveSnapshot();
 }
 
+/* What a call asks for, and what it finds. */
+typedef struct Call
+{
+	RunOptions options;
+	Oid owner; /* of the member table */
+	int64 run_id;
+} Call;
+
+/* Whom the worker is to be; an error if no run can be had. */
+static void
+find_owner(void *arg)
+{
+	Call *call = arg;
+	const Mapping *map = mapping_get();
+
+	if (map == NULL || map->problem != NULL)
+		sync_preflight(call->options.dry_run); /* throws */
+	call->owner = map->owner;
+}
+
 /*
  * Another run is in progress: only a plain call can take that one instead, if
  * it is what the call would have started.
  */
 static void
-join_run(const RunOptions *options, int64 run_id)
+join_run(void *arg)
 {
+	const RunOptions *options = &((Call *) arg)->options;
+	int64 run_id = ((Call *) arg)->run_id;
 	bool plain = !options->dry_run && !options->force && options->nonly < 0;
 
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -189,24 +230,20 @@ ekksync_run(PG_FUNCTION_ARGS)
 {
 	bool wait = get_flag(fcinfo, 2, true);
 	const char *message = NULL;
-	const Mapping *map;
 	WorkerOutcome outcome;
-	RunOptions options;
-	int64 run_id;
+	Call call;
 
-	get_direction(fcinfo, &options);
-	options.dry_run = get_flag(fcinfo, 1, false);
-	get_only(fcinfo, &options);
-	options.force = get_flag(fcinfo, 4, false);
+	get_direction(fcinfo, &call.options);
+	call.options.dry_run = get_flag(fcinfo, 1, false);
+	get_only(fcinfo, &call.options);
+	call.options.force = get_flag(fcinfo, 4, false);
 	check_may_run(wait);
-	map = mapping_get();
-	if (map == NULL || map->problem != NULL)
-		sync_preflight(options.dry_run); /* throws */
-	outcome = worker_start(map->owner, &options, wait, &run_id);
-	while (outcome == WORKER_BUSY && run_id == 0)
+	look(find_owner, &call);
+	outcome = worker_start(call.owner, &call.options, wait, &call.run_id);
+	while (outcome == WORKER_BUSY && call.run_id == 0)
 	{
 		await_turn(wait);
-		outcome = worker_start(map->owner, &options, wait, &run_id);
+		outcome = worker_start(call.owner, &call.options, wait, &call.run_id);
 	}
 	switch (outcome)
 	{
@@ -216,7 +253,7 @@ ekksync_run(PG_FUNCTION_ARGS)
 		case WORKER_ENDED:
 			break;
 		case WORKER_BUSY:
-			join_run(&options, run_id);
+			look(join_run, &call);
 			if (wait)
 				sync_wait();
 			message = "joined a run that was in progress";
@@ -228,7 +265,7 @@ ekksync_run(PG_FUNCTION_ARGS)
 					 errhint("The next run goes on where it stood. The server "
 							 "log may say more.")));
 	}
-	return_run(fcinfo, run_id, message);
+	return_run(fcinfo, call.run_id, message);
 	return (Datum) 0;
 }
 

@@ -29,7 +29,7 @@
 #include "store.h"
 
 /* How long rows should be locked, in microseconds, and for how many members. */
-#define APPLY_TIME 20000
+#define APPLY_TIME 15000
 #define APPLY_FIRST 8
 #define APPLY_MAX 100
 
@@ -313,7 +313,8 @@ record_member(Run *run, Member *m)
 		add_note(run, m);
 	if (m->withheld)
 		return;
-	m->doc_update_time = m->doc->missing ? 0 : m->doc->update_time;
+	if (!m->unseen)
+		m->doc_update_time = m->doc->missing ? 0 : m->doc->update_time;
 	if (!m->has_push)
 	{
 		m->first_contact = false;
@@ -480,6 +481,7 @@ fail_member_work(void *arg)
 	Member *m = work->members[0];
 
 	tx_wait_briefly();
+	(void) ekksync_owner_oid(); /* its being gone is nobody's failure */
 	decide_rows(work->run, m);
 	entries_fail(m, m->problem);
 	count_entries(work->run, m);
@@ -578,6 +580,7 @@ apply_batch(Run *run, Batch *batch)
 	Member **others = palloc(sizeof(Member *) * (batch->n + 1));
 	int npulls = 0;
 	int nothers = 0;
+	int size;
 	int i;
 
 	for (i = 0; i < batch->n; i++)
@@ -590,5 +593,9 @@ apply_batch(Run *run, Batch *batch)
 			others[nothers++] = m;
 	}
 	apply_pulls(run, pulls, npulls);
-	apply_together(run, others, nothers);
+	for (i = 0; i < nothers; i += size)
+	{
+		size = batch_slice(others + i, nothers - i);
+		apply_together(run, others + i, size);
+	}
 }

@@ -22,6 +22,9 @@
 /* How often a member is read again when the world moves under it. */
 #define MAX_ROUNDS 6
 
+/* So many queue rows are settled, and locked, in one transaction. */
+#define SLICE_ROWS 100
+
 Datum
 member_keys(Member **members, int n)
 {
@@ -31,6 +34,21 @@ member_keys(Member **members, int n)
 	for (i = 0; i < n; i++)
 		keys[i] = members[i]->key;
 	return sql_text_array(keys, n);
+}
+
+int
+batch_slice(Member **members, int n)
+{
+	int rows = 0;
+	int i;
+
+	for (i = 0; i < n; i++)
+	{
+		rows += list_length(members[i]->pending);
+		if (i > 0 && rows > SLICE_ROWS)
+			break;
+	}
+	return i;
 }
 
 /* Members of these keys, empty. */

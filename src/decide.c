@@ -194,7 +194,11 @@ decide_field(const Run *run, Member *m, int f)
 	char *enqueued;
 
 	if (field->problem != NULL)
+	{
+		/* the member is looked at again when it can be */
+		m->unseen = m->unseen || m->doc->update_time != m->doc_update_time;
 		return;
+	}
 	if (m->local[f] == NULL)
 	{
 		m->field_error[f] = m->local_error[f];

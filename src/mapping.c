@@ -188,8 +188,9 @@ ekksync_owner_oid(void)
 {
 	Oid owner = extension_owner();
 
+	/* dropped meanwhile: this ends a run */
 	if (!OidIsValid(owner))
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+		ereport(ERROR, (errcode(ERRCODE_OPERATOR_INTERVENTION),
 						errmsg("extension \"%s\" does not exist", "ekksync")));
 	return owner;
 }

@@ -352,16 +352,14 @@ try_settle(Run *run, Member **members, int n)
 }
 
 /*
- * Settle a batch in one transaction, or, if that fails, member by member.  One
- * that cannot be settled keeps its note: the next run sees what was written.
+ * Settle members in one transaction, or, if that fails, one by one.  One that
+ * cannot be settled keeps its note: the next run sees what was written.
  */
 static void
-settle_batch(Run *run, Member **members, int n)
+settle_together(Run *run, Member **members, int n)
 {
 	int i;
 
-	for (i = 0; i < n; i++)
-		members[i]->change = change_json(run, members[i], true);
 	if (n > 1 && try_settle(run, members, n) == NULL)
 		return;
 	for (i = 0; i < n; i++)
@@ -372,6 +370,22 @@ settle_batch(Run *run, Member **members, int n)
 			run->figures.left++;
 		else if (error != NULL)
 			run_stuck(run, members[i], error);
+	}
+}
+
+static void
+settle_batch(Run *run, Member **members, int n)
+{
+	int done;
+	int size;
+	int i;
+
+	for (i = 0; i < n; i++)
+		members[i]->change = change_json(run, members[i], true);
+	for (done = 0; done < n; done += size)
+	{
+		size = batch_slice(members + done, n - done);
+		settle_together(run, members + done, size);
 	}
 }
 

@@ -198,7 +198,7 @@ typedef struct Member
 	bool has_push;
 	bool again;	   /* the world moved: read, merge, try again */
 	bool withheld; /* something stays undone: direction, failure */
-	bool unseen;   /* the document holds a value that is withheld */
+	bool unseen;   /* the document may hold a value that is not taken now */
 	bool left_out; /* values were, for the document to be taken */
 	char *change;  /* of the document, for the change log */
 	FsWrite *write;
@@ -299,6 +299,9 @@ extern void batch_run(Run *run, List *keys);
  * cannot be read now.
  */
 extern bool batch_survey(Run *run, List *keys);
+
+/* How many of n members, one at least, are settled in one transaction. */
+extern int batch_slice(Member **members, int n);
 
 /* The keys of members as a text[], for a parameter. */
 extern Datum member_keys(Member **members, int n);

@@ -338,8 +338,8 @@ notes_json(const Mapping *map, const Member *m)
 
 /*
  * Write members back: changed base values, notes, document time, tombstone.
- * A member stays due when it is to be looked at again (m->withheld or
- * m->again) or while notes of writes in flight remain.
+ * A member stays due when it is to be looked at again (m->withheld, m->unseen
+ * or m->again) or while notes of writes in flight remain.
  */
 void
 store_write_members(Run *run, Member **members, int n)
@@ -373,7 +373,8 @@ store_write_members(Run *run, Member **members, int n)
 		times[kept] = m->doc_update_time;
 		tombs[kept] = m->tombstone;
 		first[kept] = m->first_contact;
-		due[kept] = m->withheld || m->again || strcmp(notes[kept], "[]") != 0;
+		due[kept] = m->withheld || m->unseen || m->again ||
+					strcmp(notes[kept], "[]") != 0;
 		kept++;
 	}
 	n = kept;

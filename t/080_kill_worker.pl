@@ -6,7 +6,7 @@
 use strict;
 use warnings;
 use IPC::Run ();
-use KillMatrix qw(end_waiters order_workers);
+use KillMatrix qw(call_too end_waiters order_workers);
 use Test::More;
 
 my $matrix = KillMatrix->new;
@@ -33,5 +33,8 @@ $matrix->try(
 			$self->{db}->admin_sql("SELECT pg_terminate_backend(unnest('{" . join(',', @$pids) . "}'::int[]))");
 		}),
 	goes_on => 1);
+
+$matrix->try('a second call', call_too(0));
+$matrix->try('a dry run beside it', call_too(1));
 
 done_testing();

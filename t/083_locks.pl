@@ -403,6 +403,7 @@ END \$\$;
 CREATE TRIGGER count_change AFTER UPDATE ON membership_comrade FOR EACH ROW EXECUTE FUNCTION count_change();
 SQL
 	my $deadlocks = sub { return $db->admin_sql("SELECT deadlocks FROM pg_stat_database WHERE datname = 'socialism'"); };
+	my $before = $deadlocks->();
 	my $n = 0;
 	for my $timeout ('', '100ms')
 	{
@@ -410,7 +411,6 @@ SQL
 		$db->admin_sql('ALTER DATABASE socialism ' . ($timeout ? "SET deadlock_timeout = '$timeout'" : 'RESET deadlock_timeout'));
 		for my $first ('application', 'run')
 		{
-			my $before = $deadlocks->();
 			my $session = Session->new($db);
 			$db->profile_edit($key, 'name', 'Sátt ' . ++$n);
 			$session->sql('BEGIN; UPDATE tally SET n = n + 1');
@@ -445,10 +445,10 @@ SQL
 			is(finish_run()->{status}, 'success', '... the run goes on');
 			$db->run;
 			both_are($key, 'name', "Sátt $n", '... and applies its value when it can');
-			ok($db->wait_for(sub { $deadlocks->() > $before }, 10), '... after it has lost a deadlock') if $first eq 'application';
 		}
 	}
 	$db->admin_sql('ALTER DATABASE socialism RESET deadlock_timeout');
+	ok($db->wait_for(sub { $deadlocks->() > $before }, 10), 'there were deadlocks, and the run has lost them');
 	unlike(PostgreSQL::Test::Utils::slurp_file($db->node->logfile), qr/^.*ERROR: +(?:40P01: )?deadlock detected/m,
 		'no statement of the application was in a deadlock that it lost');
 	$db->sql('DROP FUNCTION count_change CASCADE');
@@ -458,10 +458,10 @@ SQL
 
 # ------------------------------------------------------- a writer beside a run
 
-# A session changes members at random, as fast as it can, while a run applies
-# values to all of them; and their queue rows as a DELETE of the member does.
-# The server itself says how long each lock was waited for: log_lock_waits from
-# a millisecond on.
+# Some sessions change members at random (a column that is not mapped), thousands
+# a second, while a run applies values to all of them; others their
+# queue rows, as a DELETE of the member does.  The server itself says how long
+# each lock was waited for, if that was more than a millisecond.
 {
 	$db->admin_sql(<<'SQL');
 CREATE PROCEDURE write_beside(kind text, OUT writes int) LANGUAGE plpgsql AS $$
@@ -473,15 +473,17 @@ BEGIN
 		EXIT WHEN EXISTS (SELECT FROM public.stop_writing);
 		k = 1 + floor(random() * 2000);
 		IF kind = 'member' THEN
-			UPDATE public.membership_comrade SET groupable = NOT groupable WHERE id = k;
+			UPDATE public.membership_comrade SET seen = seen + 1 WHERE id = k;
 		ELSE
-			UPDATE public.membership_membersyncqueue SET member_id = NULL WHERE member_id = k;
+			UPDATE public.membership_membersyncqueue SET retry_count = retry_count WHERE member_id = k;
 		END IF;
 		COMMIT;
+		PERFORM pg_sleep(0.0005);
 		writes = writes + 1;
 	END LOOP;
 END $$;
-CREATE TABLE stop_writing ();
+CREATE TABLE stop_writing (now int);
+ALTER TABLE membership_comrade ADD seen int DEFAULT 0;
 SQL
 	my @rows = split /\n/, $db->sql("SELECT ssn || ' ' || id FROM membership_comrade WHERE ssn ~ '^[0-9]{10}\$' ORDER BY id");
 	my (@docs, @entries);
@@ -501,7 +503,7 @@ SQL
 	my $log = -s $db->node->logfile;
 	my $superuser = $db->admin_sql('SELECT current_user');
 	my @writers;
-	for my $kind (qw(member queue))
+	for my $kind (qw(member member member member queue queue))
 	{
 		my $writer = Session->new($db, $superuser);
 		$writer->sql("SET log_lock_waits = on; SET deadlock_timeout = '1ms'");
@@ -510,7 +512,7 @@ SQL
 	}
 	start_run();
 	my $run = finish_run();
-	$db->admin_sql('ALTER TABLE stop_writing ADD x int; INSERT INTO stop_writing VALUES (1)');
+	$db->admin_sql('INSERT INTO stop_writing VALUES (1)');
 	my @writes = map { $_->answer } @writers;
 	$_->end for @writers;
 	my $said = substr(PostgreSQL::Test::Utils::slurp_file($db->node->logfile), $log);
@@ -519,7 +521,7 @@ SQL
 	note("$run->{duration}, $run->{to_django} applied, $run->{to_firestore} pushed; @writes writes beside it; "
 		  . @waits . " waits, the longest: @waits[ ($#waits > 9 ? -10 : -@waits) .. -1 ] ms");
 	is($run->{status}, 'success', 'a run while all members are written to') or diag($run->{error});
-	cmp_ok(scalar @waits, '>', 10, '... and writers have waited for its locks');
+	cmp_ok(scalar @waits, '>', 5, '... and writers have waited for its locks');
 	cmp_ok($waits[-1], '<', MAX_WAIT_MS, '... none of them for long');
 	$db->run;
 	is($db->sql("SELECT count(*) FROM membership_contactinfo WHERE email <> 'samtimis' || comrade_id || '\@example.is'"), 0, '... and every value is applied');

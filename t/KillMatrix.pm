@@ -17,11 +17,13 @@ use Exporter qw(import);
 use FaultProxy;
 use IPC::Run ();
 use JSON::PP ();
+use PostgreSQL::Test::Utils ();
+use Session;
 use Test::More;
 use Time::HiRes qw(sleep time);
 use Time::Local qw(timegm);
 
-our @EXPORT_OK = qw(end_waiters execute order_workers signal_server);
+our @EXPORT_OK = qw(call_too drop_databases end_waiters execute order_workers sides signal_server);
 
 # Seconds in which an order is obeyed.
 use constant PROMPT => 2;
@@ -198,6 +200,37 @@ sub state_of
 	return (without_times($state, $cell->{life}), $runs);
 }
 
+# What is not as the changes of both sides want it, whoever won where both had
+# changed the same.  That a change there has lost may be told, by a conflict or
+# in the note on its entry, where what both had agreed on was forgotten.
+sub missing
+{
+	my ($self, $cell, $contacts) = @_;
+	my $key = $self->{key};
+	my $document = $cell->{db}->docs('members');
+	my $told = $cell->{db}->admin_sql("SELECT string_agg(told, '\n') FROM (SELECT firestore_value::text FROM ekksync.conflict"
+		  . " UNION ALL SELECT changes::text FROM ekksync.inbox WHERE note IS NOT NULL) AS t (told)");
+	my @missing;
+	my $want = sub {
+		my ($whose, $path, $value, $or_told) = @_;
+		my ($group, $field) = split /\./, $path;
+		my $is = $document->{$whose}{$group}{$field} // 'nothing';
+		push @missing, "$path of $whose is $is" unless $is eq $value || $or_told && $told =~ /\Q$value\E/;
+	};
+	$want->($key->[1], 'profile.name', 'Æsa Þöll Breytt');
+	$want->($NEW_KEY, 'profile.name', 'Nýr Félagi');
+	$want->($_, 'membership.status', 'inactive') for @$key[ 4, 7 ];
+	$want->($key->[6], 'profile.gender', 'other');
+	$want->($MOVED_KEY, 'membership.status', 'active');
+	return @missing unless $contacts;
+	$want->($key->[2], 'profile.facebook', 'https://facebook.example/breytt');
+	$want->($key->[6], 'profile.email', 'sex@example.is', 1);
+	$want->($key->[8], 'profile.email', 'atta@example.is', 1);
+	$want->($key->[9], 'profile.facebook', 'https://facebook.example/niu', 1);
+	$want->($key->[13], 'profile.email', 'threttan@example.is', 1);
+	return @missing;
+}
+
 # Everything in a state, a line each: where it is, and what.
 sub lines
 {
@@ -227,6 +260,7 @@ sub session
 {
 	my ($cell, $sql, $database) = @_;
 	my $session = { out => '', err => '' };
+	utf8::encode($sql);
 	$session->{harness} = IPC::Run::start(
 		[
 			'psql', qw(-X -A -t -q -v ON_ERROR_STOP=1 -d),
@@ -242,6 +276,12 @@ sub finish
 	IPC::Run::finish($session->{harness});
 	chomp @$session{qw(out err)};
 	return $session;
+}
+
+sub is_busy
+{
+	my ($session) = @_;
+	return eval { $session->{harness}->pump_nb; $session->{harness}->pumpable };
 }
 
 # A run in each cell, all at the same time; returns what the sessions say.
@@ -354,7 +394,7 @@ sub obeyed
 
 # Try a kind of death at each place.  strike is called as a method, with the
 # cells, when their runs are there; after it and what it has let go their
-# workers must end.  Then before => SQL in each cell, and the check.
+# workers must end.  Then before($cell) of each cell, and the check.
 sub try
 {
 	my ($self, $kind, $strike, %arg) = @_;
@@ -368,10 +408,10 @@ sub try
 	$self->{proxy}->start;
 	if ($arg{before})
 	{
-		finish($_) for map { session($_, $arg{before}) } @cells;
+		$arg{before}->($_) for @cells;
 	}
 	my $check = $arg{check} // 'check';
-	$self->$check($kind, @cells) if $check;
+	$self->$check($kind, @cells);
 	$self->drop(@cells);
 	return;
 }
@@ -391,6 +431,32 @@ sub check
 		is_closed($runs);
 	}
 	return;
+}
+
+# Where more has happened than the death of a run: one run, by force if it would
+# blank what was truncated, after which a dry run finds nothing to write, and
+# no change is missing.
+sub sides
+{
+	my ($contacts) = @_;
+	return sub {
+		my ($self, $kind, @cells) = @_;
+		my $force = $contacts ? 'false' : 'true';
+		my @runs = map { finish($_) } map { session($_, "SELECT status, message FROM ekksync_run(force => $force)") } @cells;
+		for my $cell (@cells)
+		{
+			my $name = "$kind $cell->{place}{name}";
+			my $run = shift @runs;
+			is("$run->{out}$run->{err}", 'success|', "$name: the next run succeeds");
+			is($cell->{db}->admin_sql("SELECT member, side, field, old_value, new_value FROM ekksync_run(dry_run => true)"
+					  . " WHERE status <> 'success' AND side IS DISTINCT FROM 'none'"),
+				'', '... and leaves both sides equal');
+			is(join("\n", $self->missing($cell, $contacts)), '', '... with all changes');
+			is($cell->{db}->sql('SELECT count(*) FROM ekksync_pending') + grep({ $_->{sync_status} eq 'pending' } values %{ $cell->{db}->docs('sync_queue') }),
+				0, '... and nothing pending');
+		}
+		return;
+	};
 }
 
 # Every run has ended, and so says its document.  A document may be that of a
@@ -469,11 +535,51 @@ sub signal_server
 	};
 }
 
+# The databases are dropped; nobody else notices.
+sub drop_databases
+{
+	my ($self, @cells) = @_;
+	my $other = Session->new($self->{db});
+	my @sessions = map { session($_, 'DROP DATABASE ' . $_->{db}->database . ' WITH (FORCE)', 'postgres') } @cells;
+	$self->obeyed('DROP DATABASE: the workers end', map { $_->{worker} } @cells);
+	is(join('', map { finish($_)->{err} } @sessions), '', '... and the databases are dropped');
+	is($other->sql('SELECT 1'), 1, '... and the server runs on');
+	return;
+}
+
+# Somebody else asks for a run, or a dry run, too; both get what they want, or
+# are told at once.
+sub call_too
+{
+	my ($dry) = @_;
+	my $call = $dry ? 'ekksync_run(dry_run => true) LIMIT 1' : 'ekksync_run()';
+	return sub {
+		my ($self, @cells) = @_;
+		$_->{second} = session($_, "SELECT status, message FROM $call") for @cells;
+		my @waiting = @cells;
+		@waiting = grep { $_->{place}{name} =~ /step (?:locked|ended)$/ } @cells if $dry;
+		$self->{db}->wait_for(sub { $self->waiting(@waiting) == @waiting }) or die 'nobody waits';
+		for my $cell (@cells)
+		{
+			my $waits = grep { $_ == $cell } @waiting;
+			my $said = $waits ? next : finish($cell->{second})->{err};
+			like($said, qr/ERROR:  run \d+ is in progress/, "a dry run $cell->{place}{name} is told so");
+		}
+		$self->release(@cells);
+		for my $cell (@waiting)
+		{
+			like(finish($cell->{second})->{out}, qr/^success\|(?:joined a run that was in progress)?$/,
+				"a second call $cell->{place}{name} has its run");
+		}
+		return;
+	};
+}
+
 # A statement in each database.  Where a transaction of the run is open, it may
 # have to wait for that, and then no longer.
 sub execute
 {
-	my ($name, $statement, %arg) = @_;
+	my ($name, $statement) = @_;
 	return sub {
 		my ($self, @cells) = @_;
 		my @inside = grep { ($_->{place}{step} // '') =~ /^in_/ } @cells;
@@ -481,20 +587,19 @@ sub execute
 		for ([ 'outside a transaction', @outside ], [ 'after the transaction', @inside ])
 		{
 			my ($when, @these) = @$_;
-			my @sessions = map { session($_, ref $statement ? $statement->($_) : $statement, $arg{database}) } @these;
-			if ($when =~ /after/ && !$arg{at_once})
+			my @sessions = map { session($_, $statement) } @these;
+			if ($when =~ /after/)
 			{
-				my $waiting = @these;
 				$self->{db}->wait_for(sub {
-					grep { $_->{harness}->pump_nb; !$_->{harness}->pumpable } @sessions;
-					return $self->waiting(@these) + (grep { !$_->{harness}->pumpable } @sessions) == $waiting;
+					my $done = grep { !is_busy($_) } @sessions;
+					return $self->waiting(@these) + $done == @these;
 				}) or die "$name: neither done nor waiting";
 				$_->{db}->go_on for @these;
 			}
 			my $start = time;
 			finish($_) for @sessions;
 			cmp_ok(time - $start, '<', PROMPT, "$name is done, $when");
-			is(join("\n", map { $_->{err} } @sessions), '', '... without an error');
+			is(join('', map { $_->{err} } @sessions), '', '... without an error');
 		}
 		return;
 	};

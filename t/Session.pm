@@ -19,7 +19,7 @@ sub new
 			-U => $role // 'socialism',
 			-d => $db->node->connstr($db->database)
 		],
-		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err}, IPC::Run::timeout(180));
+		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err}, IPC::Run::timeout(900));
 	$self->{pid} = $self->sql('SELECT pg_backend_pid()');
 	return $self;
 }

@@ -163,39 +163,6 @@ update_base(Run *run, Member *m)
 	}
 }
 
-/* Note what is about to be sent. */
-static void
-add_note(Run *run, Member *m)
-{
-	FlightNote *note = palloc0(sizeof(FlightNote));
-	int f;
-
-	note->run = run->id;
-	note->has_pre = !m->doc->missing;
-	note->pre = m->doc->missing ? 0 : m->doc->update_time;
-	note->fields = palloc(sizeof(int) * run->map->nfields);
-	note->values = palloc(sizeof(char *) * run->map->nfields);
-	note->stamps = palloc(sizeof(TimestampTz) * run->map->nfields);
-	note->origins = palloc(sizeof(MergeOrigin) * run->map->nfields);
-	for (f = 0; f < run->map->nfields; f++)
-	{
-		if (!decide_writes(run, m, f))
-			continue;
-		note->fields[note->nvalues] = f;
-		note->values[note->nvalues] =
-			unconstify(char *, m->result[f].action == MERGE_PUSH
-								   ? m->inputs[f].local
-								   : m->inputs[f].remote);
-		note->stamps[note->nvalues] = m->result[f].stamp.upto;
-		note->origins[note->nvalues] =
-			m->result[f].action == MERGE_PUSH
-				? flight_origin(m, f, note->values[note->nvalues])
-				: ORIGIN_FIRESTORE;
-		note->nvalues++;
-	}
-	m->notes = lappend(list_copy(m->notes), note);
-}
-
 /* {"field": [old, new], ...} of what is written to one side; NULL if nothing. */
 char *
 change_json(const Run *run, const Member *m, bool firestore)
@@ -310,7 +277,7 @@ record_member(Run *run, Member *m)
 		return;
 	update_base(run, m);
 	if (m->has_push)
-		add_note(run, m);
+		flight_note(run, m);
 	if (m->withheld)
 		return;
 	if (!m->unseen)

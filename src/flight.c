@@ -20,6 +20,38 @@
 /* How long a request may be on its way beyond its own time limit. */
 #define NOTE_PATIENCE (10 * USECS_PER_MINUTE)
 
+void
+flight_note(const Run *run, Member *m)
+{
+	FlightNote *note = palloc0(sizeof(FlightNote));
+	int f;
+
+	note->run = run->id;
+	note->has_pre = !m->doc->missing;
+	note->pre = m->doc->missing ? 0 : m->doc->update_time;
+	note->fields = palloc(sizeof(int) * run->map->nfields);
+	note->values = palloc(sizeof(char *) * run->map->nfields);
+	note->stamps = palloc(sizeof(TimestampTz) * run->map->nfields);
+	note->origins = palloc(sizeof(MergeOrigin) * run->map->nfields);
+	for (f = 0; f < run->map->nfields; f++)
+	{
+		if (!decide_writes(run, m, f))
+			continue;
+		note->fields[note->nvalues] = f;
+		note->values[note->nvalues] =
+			unconstify(char *, m->result[f].action == MERGE_PUSH
+								   ? m->inputs[f].local
+								   : m->inputs[f].remote);
+		note->stamps[note->nvalues] = m->result[f].stamp.upto;
+		note->origins[note->nvalues] =
+			m->result[f].action == MERGE_PUSH
+				? flight_origin(m, f, note->values[note->nvalues])
+				: ORIGIN_FIRESTORE;
+		note->nvalues++;
+	}
+	m->notes = lappend(list_copy(m->notes), note);
+}
+
 /* Has anybody written or deleted the document since it was read for the note? */
 static bool
 has_moved(const Member *m, const FlightNote *note)

@@ -7,6 +7,9 @@
 
 #include "run.h"
 
+/* Note what is about to be sent. */
+extern void flight_note(const Run *run, Member *m);
+
 /*
  * Settle a member's notes by the document that was read: noted values that
  * were written are our own and become the base; notes of which nothing more

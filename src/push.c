@@ -221,7 +221,12 @@ settle_written(Run *run, Member *m)
 		base->dirty = true;
 	}
 	foreach (lc, m->notes)
-		((FlightNote *) lfirst(lc))->dropped = true;
+	{
+		FlightNote *note = lfirst(lc);
+
+		/* where nothing is, an earlier creation can still come */
+		note->dropped = note->has_pre || !m->write->delete;
+	}
 	if (!m->unseen)
 		m->doc_update_time = m->write->update_time;
 	m->first_contact = false;

@@ -34,6 +34,16 @@ $matrix->try(
 		}),
 	goes_on => 1);
 
+$matrix->try(
+	'kill -9 of the client',
+	sub {
+		my ($self, @cells) = @_;
+		IPC::Run::signal($_->{session}{harness}, 'KILL') for @cells;
+		return;
+	},
+	goes_on => 1);
+
+# Two at a time.
 $matrix->try('a second call', call_too(0));
 $matrix->try('a dry run beside it', call_too(1));
 

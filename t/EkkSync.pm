@@ -27,7 +27,11 @@ use Time::HiRes qw(sleep time);
 
 our @EXPORT_OK = qw(timestamp to_value from_value true false);
 
-use constant { ROLE => 'socialism', MAX_WRITES => 500 };
+use constant {
+	ROLE       => 'socialism',
+	MAX_WRITES => 500,
+	PATIENCE   => $ENV{PG_TEST_TIMEOUT_DEFAULT} // 300,	# seconds for one call of psql
+};
 
 my $json = JSON::PP->new->utf8->canonical->allow_nonref;
 my $serial = 0;
@@ -103,13 +107,14 @@ sub attach
 }
 
 # Other registries in the same cluster: databases of these names, copies of this
-# one, each with a Firestore project of its own.
+# one, each with a Firestore project of its own, by the same host.
 sub copies
 {
 	my ($self, @names) = @_;
+	my $host = $self->{sync_host} // $self->{host};
 	my @copies = map {
 		bless {
-			(map { ($_ => $self->{$_}) } qw(name node host http)),
+			(map { ($_ => $self->{$_}) } qw(name node host sync_host http)),
 			database => $_,
 			project  => _new_project()
 		}, ref $self
@@ -117,7 +122,7 @@ sub copies
 	$self->_psql(undef, 'postgres', join '',
 		map { "CREATE DATABASE $_->{database} TEMPLATE $self->{database} OWNER " . ROLE . ";\n"
 			  . "ALTER DATABASE $_->{database} SET ekksync.project = '$_->{project}';\n"
-			  . "ALTER DATABASE $_->{database} SET ekksync.emulator_host = '$self->{host}';\n" } @copies);
+			  . "ALTER DATABASE $_->{database} SET ekksync.emulator_host = '$host';\n" } @copies);
 	return @copies;
 }
 
@@ -131,6 +136,7 @@ sub use_host
 {
 	my ($self, $host) = @_;
 	$self->admin_sql("ALTER DATABASE $self->{database} SET ekksync.emulator_host = '$host'");
+	$self->{sync_host} = $host;
 	return;
 }
 
@@ -160,7 +166,7 @@ sub _psql
 			'psql', qw(-X -A -t -q -v ON_ERROR_STOP=1),
 			@user, -d => $node->connstr($db), @param, @in
 		],
-		'<', \$in, '>', \$out, '2>', \$err);
+		'<', \$in, '>', \$out, '2>', \$err, IPC::Run::timeout(PATIENCE));
 	my $status = $? >> 8;
 	chomp($out, $err);
 	utf8::decode($_) for $out, $err;

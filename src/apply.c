@@ -150,8 +150,15 @@ update_base(Run *run, Member *m)
 		const MergeInput *in = &m->inputs[f];
 		const MergeResult *res = &m->result[f];
 
-		if (res->action == MERGE_AGREE ||
-			(res->action == MERGE_PULL && run->opt.pull))
+		if (m->create && m->has_push && m->base[f].value != NULL &&
+			!decide_writes(run, m, f))
+		{
+			/* the new document has no value there: nobody has cleared one */
+			m->base[f].value = CANON_NULL;
+			m->base[f].dirty = true;
+		}
+		else if (res->action == MERGE_AGREE ||
+				 (res->action == MERGE_PULL && run->opt.pull))
 		{
 			if (!m->enqueued[f])
 				set_base(m, f, in->remote, res->stamp, res->winner);
@@ -485,6 +492,10 @@ apply_alone(Run *run, Member *m)
 	/* the application may just have inserted the row: it is seen now */
 	if (error != NULL && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
 		error = try_apply(run, &m, 1);
+	/* no value is at fault when the tables have changed */
+	if (error != NULL && !error_is_passing(error->sqlerrcode) &&
+		batch_is_unreadable(run))
+		ReThrowError(error);
 	for (tries = 0; tries < 2 && error != NULL && m->has_pull &&
 					!error_is_passing(error->sqlerrcode);
 		 tries++)

@@ -154,6 +154,17 @@ cannot_read_anybody(Run *run)
 	return sql_guarded_error(read_rows_work, &none) != NULL;
 }
 
+bool
+batch_is_unreadable(Run *run)
+{
+	bool unreadable;
+
+	tx_begin();
+	unreadable = cannot_read_anybody(run);
+	tx_commit();
+	return unreadable;
+}
+
 /*
  * Values of the members' rows.  Should the reading fail (a computing function
  * may), they are read one by one, and only those that cannot be read have a

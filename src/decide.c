@@ -245,7 +245,10 @@ decide_create(const Run *run, Member *m)
 		if (m->base[f].value != NULL && m->tombstone == 0)
 			m->recreate = true;
 		if (run->map->fields[f].problem != NULL)
+		{
+			m->unseen = true; /* it is to be filled when it can be */
 			continue;
+		}
 		if (m->local[f] == NULL)
 		{
 			m->field_error[f] = m->local_error[f];

@@ -294,6 +294,9 @@ extern void guard_batch(Run *run, const Batch *batch);
 /* ---- batch.c ---- */
 extern void batch_run(Run *run, List *keys);
 
+/* Does the mapping no longer fit the tables?  Then nobody can be read. */
+extern bool batch_is_unreadable(Run *run);
+
 /*
  * Count what members would lose, without writing anything; false if they
  * cannot be read now.

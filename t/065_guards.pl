@@ -324,11 +324,15 @@ sub succeeds
 	all_due($db);
 	my $lock = session('lock', "BEGIN;\nLOCK TABLE membership_contactinfo IN ACCESS EXCLUSIVE MODE;\nSELECT 'locked';\n", $db);
 	$lock->{harness}->pump until $lock->{out} =~ /locked/;
-	$run = succeeds($db, 'batches: a run that finds a table locked');
-	like($run->{message}, qr/^members left for the next run, .*: 520$/, '... leaves all members to the next one');
-	is(statuses($db, @lost), '0 0 20', '... and writes none');
+	my $id = $db->run(wait => 0)->{run};
+	my $record = sub { return $db->row("SELECT * FROM ekksync_runs WHERE run = $id"); };
+	$db->wait_for(sub { my $now = $record->(); return $now->{phase} eq 'members' || $now->{status} ne 'running' });
 	$lock->{in} .= "ROLLBACK;\n";
 	$lock->{harness}->finish;
+	$db->wait_for(sub { $record->()->{status} ne 'running' });
+	is($record->()->{status}, 'success', 'batches: a run that finds a table locked');
+	like($record->()->{error}, qr/^members left for the next run, .*: 520$/, '... leaves all members to the next one');
+	is(statuses($db, @lost), '0 0 20', '... and writes none');
 	stops($db, 'create again the documents of 20 of 505 members', '... which counts them');
 	succeeds($db, '... and force lets them through', force => 1);
 
@@ -336,7 +340,7 @@ sub succeeds
 	all_due($db);
 	$db->sql("UPDATE membership_comrade SET name = 'Sæmundur' WHERE ssn = '$keys[50]'");
 	$db->stop_at('documents');
-	my $id = $db->run(wait => 0)->{run};
+	$id = $db->run(wait => 0)->{run};
 	ok($db->wait_stopped, 'batches: a run that has looked at all members, and begins');
 	is($db->sql("SELECT phase FROM ekksync_runs WHERE run = $id"), 'members', '... to write them');
 	$db->commit(map { [$_] } @second);
@@ -459,7 +463,7 @@ SQL
 my $db = EkkSync->new(members => 6, conf => 'autovacuum = off');
 setting($db, $_) for 'max_retries = 0', 'request_timeout = 600000';
 my @keys = keys_of($db);
-my $proxy = FaultProxy->new(to => $db->host);
+my $proxy = FaultProxy->new(to => $db->host, record => 1);
 $proxy->start;
 $db->use_host($proxy->host);
 
@@ -507,6 +511,22 @@ is($db->doc($keys[5]), undef, '... though it was done');
 $proxy->start;
 succeeds($db, '... and the next run');
 is(notes($keys[5]), 'f|0', '... settles it');
+
+# A creation whose answer is lost, and that comes once more after the member
+# and its document were deleted.
+$db->sql("INSERT INTO membership_comrade (name, ssn, date_joined) VALUES ('Stutt Viðdvöl', '0101302989', now())");
+$proxy->start(fault => 'lose_and_gone', match => $push);
+is($db->run->{status}, 'failed', 'notes: the answer to a creation is lost');
+my ($creation) = grep { $_->{verb} eq 'commit' && $_->{fault} } $proxy->requests;
+remove($db, 0, '0101302989');
+$proxy->start;
+succeeds($db, '... and the member deleted with its document');
+is($db->doc('0101302989'), undef, '... which is gone');
+$db->batch_write($creation->{body}{writes});
+isnt($db->doc('0101302989'), undef, '... and comes again');
+succeeds($db, '... and the next run');
+is($db->doc('0101302989'), undef, '... deletes it again');
+is(notes('0101302989'), 't|1', '... and looks again, as long as it may come');
 
 # A write that never came, taken back: nothing will ever overtake its note.
 my $before = value('name', $keys[4]);

@@ -34,9 +34,8 @@ $matrix->try(
 		my ($cell) = @_;
 		$cell->{db}->sql('ALTER TABLE membership_contactinfo RENAME fésbók TO facebook');
 		$cell->{db}->sql("UPDATE membership_membersyncqueue SET sync_status = 'pending' WHERE sync_status = 'failed'");
-		my $entries = $cell->{db}->docs('sync_queue');
-		$cell->{db}->patch_doc("sync_queue/$_", { sync_status => 'pending' })
-		  for grep { ($entries->{$_}{error_message} // '') =~ /suspended/ } keys %$entries;
+		my $failed = $cell->{db}->docs('sync_queue', where => [ sync_status => 'failed' ]);
+		$cell->{db}->patch_doc("sync_queue/$_", { sync_status => 'pending' }) for keys %$failed;
 	},
 	check => sides(1));
 

@@ -527,6 +527,31 @@ SQL
 	is($db->sql("SELECT count(*) FROM membership_contactinfo WHERE email <> 'samtimis' || comrade_id || '\@example.is'"), 0, '... and every value is applied');
 }
 
+# A lock that shows only when rows are locked already: another session inserts
+# the related row that the run wants to insert.  The run gives way at once, as
+# long as others may wait before they look for a deadlock.
+{
+	my $key = next_key();
+	$db->sql("DELETE FROM membership_contactinfo WHERE comrade_id = (SELECT id FROM membership_comrade WHERE ssn = '$key')");
+	$db->run;
+	$db->admin_sql("ALTER DATABASE socialism SET deadlock_timeout = '60s'");
+	$db->profile_edit($key, 'facebook', 'innsett');
+	my $session = Session->new($db);
+	$session->sql('BEGIN; INSERT INTO membership_contactinfo (comrade_id, facebook)'
+		  . " SELECT id, 'heima' FROM membership_comrade WHERE ssn = '$key'");
+	my $run = $db->run(wait => 0)->{run};
+	my $record = sub { return $db->row("SELECT * FROM ekksync_runs WHERE run = $run"); };
+	ok($db->wait_for(sub { $record->()->{status} ne 'running' }, 20),
+		'a run ends beside an insert of the row that it wants to insert');
+	like($record->()->{error}, qr/^members left for the next run, .*: 1$/, '... and leaves the member to the next one');
+	$session->sql('ROLLBACK');
+	$session->end;
+	$db->admin_sql('ALTER DATABASE socialism RESET deadlock_timeout');
+	$db->wait_for(sub { $record->()->{status} ne 'running' }, 300) or die 'the run does not end';
+	is($db->run->{to_django}, 1, '... which applies the edit');
+	both_are($key, 'facebook', 'innsett', '... so that both sides have it');
+}
+
 $caller->end;
 $proxy->stop;
 done_testing();

@@ -236,6 +236,7 @@ sub missing
 	$want->($key->[8], 'profile.email', 'atta@example.is', 1);
 	$want->($key->[9], 'profile.facebook', 'https://facebook.example/niu', 1);
 	$want->($key->[13], 'profile.email', 'threttan@example.is', 1);
+	$want->($key->[14], 'profile.facebook', 'https://facebook.example/nr14');
 	return @missing;
 }
 
@@ -411,7 +412,7 @@ sub try
 	$self->$strike(@cells);
 	$self->release(@cells) if $arg{goes_on};
 	$_->{said} = finish($_->{session}) for @cells;
-	$self->obeyed("$kind: no worker is left", map { $_->{worker} } @cells);
+	ok($self->{db}->wait_for(sub { !grep { !is_gone($_->{worker}) } @cells }), "$kind: no worker is left");
 	$_->{db}->go_on for @cells;
 	$self->{proxy}->start;
 	if ($arg{before})

@@ -30,7 +30,7 @@
 
 /* How long rows should be locked, in microseconds, and for how many members. */
 #define APPLY_TIME 15000
-#define APPLY_FIRST 8
+#define APPLY_FIRST 1
 #define APPLY_MAX 100
 
 /* ---- recheck ---- */
@@ -561,6 +561,7 @@ apply_batch(Run *run, Batch *batch)
 	int size;
 	int i;
 
+	run->nwrites++;
 	for (i = 0; i < batch->n; i++)
 	{
 		Member *m = &batch->members[i];

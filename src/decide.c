@@ -142,7 +142,7 @@ remote_stamp(const Run *run, const Member *m, int f)
 	MergeStamp stamp = document_stamp(run, m, f);
 	TimestampTz sent;
 
-	if (!flight_overtaken(m, f, &sent))
+	if (!flight_overtaken(run, m, f, &sent))
 		return stamp;
 	if (stamp.from == stamp.upto)
 		stamp.from = stamp.upto = Max(stamp.upto, sent + 1);

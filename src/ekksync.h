@@ -45,7 +45,10 @@ typedef struct SyncError
 /* Is this SQLSTATE one of a lock or a race: the same again may succeed? */
 extern bool error_is_passing(int sqlstate);
 
-/* Is it about the run or the server, rather than about one member? */
+/*
+ * Is it about the run or the server, whoever it came up for: an order to stop,
+ * or resources that are used up?
+ */
 extern bool error_ends_run(int sqlstate);
 
 /*
@@ -53,6 +56,12 @@ extern bool error_ends_run(int sqlstate);
  * at the end of a character; palloc'd.
  */
 extern char *clip_message(const char *text);
+
+/*
+ * A text fit for the server log: everything that looks like a kennitala
+ * masked; palloc'd.
+ */
+extern char *mask_message(const char *text);
 
 /* Set *err (which may be NULL) and return false, for use in a return. */
 extern bool sync_error(SyncError *err, int sqlstate, const char *fmt, ...)

@@ -1,11 +1,13 @@
 /*
  * error.c
- *		How a function that must not throw says why it failed, and what kind of
- *		failure an SQLSTATE is.
+ *		How a function that must not throw says why it failed, what kind of
+ *		failure an SQLSTATE is, and how a message is made fit for its reader.
  *
  * May not know: what went wrong; callers say so.
  */
 #include "postgres.h"
+
+#include <ctype.h>
 
 #include "mb/pg_wchar.h"
 
@@ -59,9 +61,8 @@ error_ends_run(int sqlstate)
 	int category = ERRCODE_TO_CATEGORY(sqlstate);
 
 	return category == ERRCODE_OPERATOR_INTERVENTION ||
-		   category == ERRCODE_INSUFFICIENT_RESOURCES ||
-		   category == ERRCODE_SYSTEM_ERROR ||
-		   category == ERRCODE_INTERNAL_ERROR;
+		   (category == ERRCODE_INSUFFICIENT_RESOURCES &&
+			sqlstate != ERRCODE_CONFIGURATION_LIMIT_EXCEEDED);
 }
 
 char *
@@ -70,4 +71,44 @@ clip_message(const char *text)
 	int len = strlen(text);
 
 	return pnstrdup(text, pg_mbcliplen(text, len, MAX_MESSAGE));
+}
+
+/*
+ * Length of the kennitala at the start of s, six and four digits with or
+ * without a hyphen, not followed by a further digit; 0 if there is none.
+ */
+static int
+kennitala_len(const char *s)
+{
+	int len = 0;
+
+	for (int digits = 0; digits < 10; digits++)
+	{
+		if (digits == 6 && s[len] == '-')
+			len++;
+		if (!isdigit((unsigned char) s[len]))
+			return 0;
+		len++;
+	}
+	return isdigit((unsigned char) s[len]) ? 0 : len;
+}
+
+char *
+mask_message(const char *text)
+{
+	char *masked = pstrdup(text);
+	bool after_digit = false;
+
+	for (char *s = masked; *s; s++)
+	{
+		int len = after_digit ? 0 : kennitala_len(s);
+
+		after_digit = isdigit((unsigned char) *s);
+		if (len > 0)
+		{
+			memset(s, '*', len);
+			s += len - 1;
+		}
+	}
+	return masked;
 }

@@ -159,7 +159,7 @@ complete(Run *run, const char *log_id, const StoreRunLog *log)
 	if (!fs_write(run->fs, &w, 1) || w.error.class != FS_OK)
 		ereport(LOG, (errmsg("could not complete the sync_logs document of "
 							 "ekksync run " INT64_FORMAT ": %s",
-							 log->id, w.error.message)));
+							 log->id, mask_message(w.error.message))));
 	return w.error;
 }
 

@@ -28,21 +28,23 @@ static const struct
 	int code; /* gRPC */
 	FsClass write;
 	FsClass read;
+	bool unclear; /* what was refused with it may have been done */
 } statuses[] = {
-	{"CANCELLED", 1, FS_RETRY, FS_RETRY},
-	{"INVALID_ARGUMENT", 3, FS_ROW, FS_ROW},
-	{"DEADLINE_EXCEEDED", 4, FS_RETRY, FS_RETRY},
-	{"NOT_FOUND", 5, FS_REREAD, FS_STOP},
-	{"ALREADY_EXISTS", 6, FS_REREAD, FS_STOP},
-	{"PERMISSION_DENIED", 7, FS_STOP, FS_STOP},
-	{"RESOURCE_EXHAUSTED", 8, FS_RETRY, FS_RETRY},
-	{"FAILED_PRECONDITION", 9, FS_REREAD, FS_STOP},
-	{"ABORTED", 10, FS_RETRY, FS_RETRY},
-	{"OUT_OF_RANGE", 11, FS_ROW, FS_ROW},
-	{"UNIMPLEMENTED", 12, FS_STOP, FS_STOP},
-	{"INTERNAL", 13, FS_RETRY, FS_RETRY},
-	{"UNAVAILABLE", 14, FS_RETRY, FS_RETRY},
-	{"UNAUTHENTICATED", 16, FS_STOP, FS_STOP},
+	{"CANCELLED", 1, FS_RETRY, FS_RETRY, true},
+	{"UNKNOWN", 2, FS_RETRY, FS_RETRY, true},
+	{"INVALID_ARGUMENT", 3, FS_ROW, FS_ROW, false},
+	{"DEADLINE_EXCEEDED", 4, FS_RETRY, FS_RETRY, true},
+	{"NOT_FOUND", 5, FS_REREAD, FS_STOP, false},
+	{"ALREADY_EXISTS", 6, FS_REREAD, FS_STOP, false},
+	{"PERMISSION_DENIED", 7, FS_STOP, FS_STOP, false},
+	{"RESOURCE_EXHAUSTED", 8, FS_RETRY, FS_RETRY, false},
+	{"FAILED_PRECONDITION", 9, FS_REREAD, FS_STOP, false},
+	{"ABORTED", 10, FS_RETRY, FS_RETRY, false},
+	{"OUT_OF_RANGE", 11, FS_ROW, FS_ROW, false},
+	{"UNIMPLEMENTED", 12, FS_STOP, FS_STOP, false},
+	{"INTERNAL", 13, FS_RETRY, FS_RETRY, true},
+	{"UNAVAILABLE", 14, FS_RETRY, FS_RETRY, true},
+	{"UNAUTHENTICATED", 16, FS_STOP, FS_STOP, false},
 };
 
 /* ---- opening ---- */
@@ -150,6 +152,18 @@ error_class(int http, const char *status, bool write)
 	}
 }
 
+/* Can what was refused with this error have been done all the same? */
+static bool
+error_is_unclear(int http, const char *status)
+{
+	for (int i = 0; i < lengthof(statuses); i++)
+	{
+		if (strcmp(statuses[i].status, status) == 0 && statuses[i].unclear)
+			return true;
+	}
+	return http == 408 || http == 499 || http >= 500;
+}
+
 void
 fs_write_status(FsError *err, int code, const char *message)
 {
@@ -161,6 +175,7 @@ fs_write_status(FsError *err, int code, const char *message)
 			name = statuses[i].status;
 	}
 	strlcpy(err->status, name, sizeof(err->status));
+	err->maybe_applied = error_is_unclear(0, name);
 	fs_fail(err, error_class(0, name, true),
 			"Firestore refused the write with %s: %s", name,
 			fs_safe_text(message ? message : "no reason given"));
@@ -208,7 +223,7 @@ call_refused(FsCall *call, int http, const cJSON *error)
 		call->too_large = true;
 		class = FS_ROW;
 	}
-	if (http >= 500)
+	if (error_is_unclear(http, call->error.status))
 		call->lost = true;
 	fs_fail(&call->error, class, "Firestore answered %d%s%s: %s", http,
 			status ? " " : "", call->error.status,

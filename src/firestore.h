@@ -30,8 +30,8 @@ typedef struct FsError
 	FsClass class;
 	int http;			/* HTTP status, 0 without an answer */
 	char status[32];	/* gRPC status name, "" if unknown */
-	bool maybe_applied; /* some try had no answer, or a server error for
-								 * one: the write may have happened */
+	bool maybe_applied; /* some try had no answer, or one that leaves it
+								 * open: the write may have happened */
 	char *message;		/* for people; document ids masked */
 } FsError;
 

@@ -27,6 +27,7 @@ flight_note(const Run *run, Member *m)
 	int f;
 
 	note->run = run->id;
+	note->mark = psprintf("%s/%d", run->log_id, run->nwrites);
 	note->has_pre = !m->doc->missing;
 	note->pre = m->doc->missing ? 0 : m->doc->update_time;
 	note->fields = palloc(sizeof(int) * run->map->nfields);
@@ -87,58 +88,35 @@ is_held(const Member *m, const FlightNote *note, int i)
 		   strcmp(remote, note->values[i]) == 0;
 }
 
-/* When did a run last write the document?  0: never. */
-static TimestampTz
-last_run_time(const Run *run, const Member *m)
+/* The mark of the last write of a run that the document took, NULL: none. */
+static const char *
+document_mark(const Run *run, const Member *m)
 {
-	const cJSON *value = m->doc->missing || m->doc->fields == NULL
-							 ? NULL
-							 : path_find(m->doc->fields, &run->last_sync);
-	const char *text = cJSON_GetStringValue(
-		cJSON_GetObjectItemCaseSensitive(value, "timestampValue"));
-	TimestampTz at;
-
-	return text != NULL && time_parse(text, &at) ? at : 0;
-}
-
-static bool
-names_field(const FlightNote *note, int field)
-{
-	int i;
-
-	for (i = 0; i < note->nvalues; i++)
-		if (note->fields[i] == field)
-			return true;
-	return false;
+	if (m->doc->missing || m->doc->fields == NULL)
+		return NULL;
+	return cJSON_GetStringValue(
+		cJSON_GetObjectItemCaseSensitive(path_find(m->doc->fields,
+												   &run->sync_write),
+										 "stringValue"));
 }
 
 /*
  * Was the i'th value written, though the document may not hold it any more?
- * Runs leave their time in the document: one that is later than the state that
- * the note was sent against is of that write.  With several notes against one
- * state, only one was done, and nobody knows which.  What all of them wrote to
- * is taken for the oldest one's: the later ones then count as local changes
- * that who has written over it may not have seen.
+ * The mark tells.  A document without one is taken by its word: a value that
+ * it holds is ours; as it is where only a part of the values was sent.
  */
 static bool
 was_written(const Run *run, const Member *m, const FlightNote *note, int i)
 {
-	bool older = true;
-	ListCell *lc;
+	const char *mark = document_mark(run, m);
+	size_t len = strlen(note->mark);
 
-	if (!has_moved(m, note) || last_run_time(run, m) <= note->pre)
+	if (mark == NULL)
+		return is_held(m, note, i);
+	if (strncmp(mark, note->mark, len) != 0)
 		return false;
-	foreach (lc, m->notes)
-	{
-		const FlightNote *other = lfirst(lc);
-
-		if (other == note)
-			older = false;
-		else if (other->has_pre == note->has_pre && other->pre == note->pre &&
-				 (older || !names_field(other, note->fields[i])))
-			return false;
-	}
-	return true;
+	return mark[len] == '\0' ||
+		   (strcmp(mark + len, FLIGHT_PART) == 0 && is_held(m, note, i));
 }
 
 /* The i'th value was written: it is the base. */
@@ -186,10 +164,8 @@ flight_settle(const Run *run, Member *m)
 
 		for (i = 0; i < note->nvalues && !note->dropped; i++)
 		{
-			bool held = is_held(m, note, i);
-
-			complete = complete && held;
-			if (!held && !was_written(run, m, note, i))
+			complete = complete && is_held(m, note, i);
+			if (!was_written(run, m, note, i))
 				continue;
 			add_change(run, m, note, i, &changes);
 			make_base(m, note, i);
@@ -205,7 +181,8 @@ flight_settle(const Run *run, Member *m)
 }
 
 bool
-flight_overtaken(const Member *m, int field, TimestampTz *stamp)
+flight_overtaken(const Run *run, const Member *m, int field,
+				 TimestampTz *stamp)
 {
 	bool found = false;
 	ListCell *lc;
@@ -218,7 +195,8 @@ flight_overtaken(const Member *m, int field, TimestampTz *stamp)
 
 		for (i = 0; i < note->nvalues && has_moved(m, note); i++)
 		{
-			if (note->fields[i] != field || is_held(m, note, i))
+			if (note->fields[i] != field ||
+				(is_held(m, note, i) && was_written(run, m, note, i)))
 				continue;
 			*stamp = Max(*stamp, note->stamps[i]);
 			found = true;

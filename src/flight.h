@@ -7,6 +7,9 @@
 
 #include "run.h"
 
+/* What a write carries behind its mark if some noted values were left out. */
+#define FLIGHT_PART "/part"
+
 /* Note what is about to be sent. */
 extern void flight_note(const Run *run, Member *m);
 
@@ -22,7 +25,8 @@ extern void flight_settle(const Run *run, Member *m);
  * which it does not hold?  Then what it holds is later than our write of
  * *stamp (microseconds, as TimestampTz), whatever clocks say.
  */
-extern bool flight_overtaken(const Member *m, int field, TimestampTz *stamp);
+extern bool flight_overtaken(const Run *run, const Member *m, int field,
+							 TimestampTz *stamp);
 
 /*
  * Was this value of the field sent, with its answer unknown?  Then it is one

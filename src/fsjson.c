@@ -7,8 +7,6 @@
  */
 #include "postgres.h"
 
-#include <ctype.h>
-
 #include "fsint.h"
 #include "mb/pg_wchar.h"
 #include "utils/json.h"
@@ -86,46 +84,17 @@ fs_document(const cJSON *document, FsDoc *doc)
 	return doc->update_time != 0;
 }
 
-/*
- * Length of the kennitala at the start of s, six and four digits with or
- * without a hyphen, not followed by a further digit; 0 if there is none.
- */
-static int
-kennitala_len(const char *s)
-{
-	int len = 0;
-
-	for (int digits = 0; digits < 10; digits++)
-	{
-		if (digits == 6 && s[len] == '-')
-			len++;
-		if (!isdigit((unsigned char) s[len]))
-			return 0;
-		len++;
-	}
-	return isdigit((unsigned char) s[len]) ? 0 : len;
-}
-
 char *
 fs_safe_text(const char *text)
 {
 	size_t len = strlen(text);
-	char *safe = pstrdup(text);
+	char *safe = mask_message(text);
 	bool ascii = GetDatabaseEncoding() != PG_UTF8 ||
 				 !pg_verify_mbstr(PG_UTF8, text, (int) len, true);
-	bool after_digit = false;
 
 	for (char *s = safe; *s; s++)
 	{
-		int masked = after_digit ? 0 : kennitala_len(s);
-
-		after_digit = isdigit((unsigned char) *s);
-		if (masked > 0)
-		{
-			memset(s, '*', masked);
-			s += masked - 1;
-		}
-		else if ((unsigned char) *s < ' ' || *s == 0x7f)
+		if ((unsigned char) *s < ' ' || *s == 0x7f)
 			*s = ' ';
 		else if (ascii && IS_HIGHBIT_SET(*s))
 			*s = '?';

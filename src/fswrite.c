@@ -40,6 +40,7 @@ static bool pages_send(WriteJob *job, Page *pages, int npages);
 static void
 write_failed(WriteJob *job, FsWrite *write, const FsError *error, bool lost)
 {
+	lost |= write->error.maybe_applied; /* by an earlier try */
 	write->error = *error;
 	write->error.maybe_applied |= lost;
 	write->error.message = MemoryContextStrdup(job->result, error->message);

@@ -74,19 +74,36 @@ loss_of(const Run *run, const Member *m)
 }
 
 /*
- * A member that was never synced has a document to lose values only if its
- * row is gone, or if somebody cleared a value since.
+ * Would the row's value take one away from a document that is met for the
+ * first time?  Null does so only where the document has no say.
+ */
+static bool
+may_blank(const Run *run, const Member *m, int f)
+{
+	const char *value = m->local[f];
+
+	return value != NULL && is_blank(value) &&
+		   (run->map->fields[f].push_only || strcmp(value, CANON_NULL) != 0);
+}
+
+/*
+ * Where Django wins, a member that was never synced can lose something only if
+ * its row is gone, if somebody cleared a value since, or by an empty value.
  */
 static bool
 may_lose(const Run *run, const Member *m)
 {
 	ListCell *lc;
+	int f;
 
 	if ((m->known && !m->first_contact) || m->nrows == 0 ||
-		strcmp(run->map->initial, "newest") == 0)
+		strcmp(run->map->initial, "django") != 0)
 		return true;
 	foreach (lc, m->pending)
 		if (strcmp(((PendingRow *) lfirst(lc))->action, "create") != 0)
+			return true;
+	for (f = 0; f < run->map->nfields; f++)
+		if (may_blank(run, m, f))
 			return true;
 	return false;
 }

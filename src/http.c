@@ -559,12 +559,14 @@ static void
 finish_failed(Transfer *t, CURLcode rc, HttpResponse *response)
 {
 	const char *phase;
+	const char *reason = t->error[0] ? t->error : curl_easy_strerror(rc);
 
+	if (t->too_large)
+		reason = "the answer is too large";
+	else if (rc == CURLE_SEND_FAIL_REWIND)
+		reason = "the connection was closed";
 	response->failure = failure_kind(t, rc, &phase);
-	response->error = psprintf("%s: %s", phase,
-							   t->too_large	 ? "the answer is too large"
-							   : t->error[0] ? t->error
-											 : curl_easy_strerror(rc));
+	response->error = psprintf("%s: %s", phase, reason);
 }
 
 /* Fill in the response of a transfer that got an answer. */

@@ -12,6 +12,7 @@
 #include "utils/memutils.h"
 
 #include "flight.h"
+#include "flight.h"
 #include "queue.h"
 #include "run.h"
 #include "settings.h"
@@ -28,7 +29,7 @@ static bool
 is_ours(const Run *run, const FieldPath *path)
 {
 	const FieldPath *times[] = {&run->deleted_at, &run->last_modified,
-								&run->last_sync};
+								&run->last_sync, &run->sync_write};
 	int i;
 
 	for (i = 0; i < run->map->nfields; i++)
@@ -125,6 +126,10 @@ build_write(Run *run, Member *m, FsWrite *w)
 		copy_unmapped(run, w, m->old_doc->fields, "");
 	if (!m->gone && holds_deleted_at(run, m))
 		add_value(w, &run->deleted_at, "{\"nullValue\":null}");
+	add_value(w, &run->sync_write,
+			  psprintf("{\"stringValue\":\"%s%s\"}",
+					   ((FlightNote *) llast(m->notes))->mark,
+					   m->left_out ? FLIGHT_PART : ""));
 
 	times[0] = &run->last_modified;
 	times[1] = &run->last_sync;
@@ -266,6 +271,8 @@ settle_member(Run *run, Member *m)
 			m->again = true;
 			return NULL;
 		case FS_RETRY:
+			run->figures.left++;
+			/* FALLTHROUGH */
 		case FS_STOP:
 			drop_last_note(m);
 			m->withheld = true;
@@ -395,24 +402,15 @@ settle_batch(Run *run, Member **members, int n)
 }
 
 /*
- * Send what apply_batch noted, and settle it.  Ends the run when Firestore
- * cannot be reached or refuses us.
+ * Send members' writes and settle them.  Ends the run when Firestore cannot be
+ * reached or refuses us.
  */
-void
-push_batch(Run *run, Batch *batch)
+static void
+push_members(Run *run, Member **members, int n)
 {
-	Member **members = palloc(sizeof(Member *) * (batch->n + 1));
 	FsError *stop = NULL;
-	int n = 0;
 	int i;
 
-	for (i = 0; i < batch->n; i++)
-	{
-		Member *m = &batch->members[i];
-
-		if (m->has_push && !m->again)
-			members[n++] = m;
-	}
 	if (n == 0)
 		return;
 	if (!send_writes(run, members, n))
@@ -427,4 +425,65 @@ push_batch(Run *run, Batch *batch)
 	at_step(settled);
 	if (stop != NULL)
 		run_stop(stop);
+}
+
+/* Is the document of the key that this member's row has now not there yet? */
+static bool
+awaits_successor(const Batch *batch, const Member *m)
+{
+	ListCell *lc;
+	int i;
+
+	foreach (lc, m->pending)
+	{
+		const char *to = ((PendingRow *) lfirst(lc))->moved_to;
+
+		for (i = 0; i < batch->n && to != NULL; i++)
+		{
+			const Member *other = &batch->members[i];
+
+			if (strcmp(other->key, to) == 0 &&
+				(other->again ||
+				 (other->has_push && (other->write == NULL ||
+									  other->write->error.class != FS_OK))))
+				return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Send what apply_batch noted, and settle it.  Where a key was changed, the
+ * new document takes over from the old one what is not mapped: so the old one
+ * goes only when the new one is there.
+ */
+void
+push_batch(Run *run, Batch *batch)
+{
+	Member **first = palloc(sizeof(Member *) * (batch->n + 1));
+	Member **then = palloc(sizeof(Member *) * (batch->n + 1));
+	int nfirst = 0;
+	int nmoved = 0;
+	int nthen = 0;
+	int i;
+
+	for (i = 0; i < batch->n; i++)
+	{
+		Member *m = &batch->members[i];
+
+		if (!m->has_push || m->again)
+			continue;
+		if (m->gone && m->moved)
+			then[nmoved++] = m;
+		else
+			first[nfirst++] = m;
+	}
+	push_members(run, first, nfirst);
+	for (i = 0; i < nmoved; i++)
+	{
+		then[i]->again = awaits_successor(batch, then[i]);
+		if (!then[i]->again)
+			then[nthen++] = then[i];
+	}
+	push_members(run, then, nthen);
 }

@@ -65,6 +65,8 @@ typedef struct Run
 	FieldPath deleted_at;
 	FieldPath last_modified;
 	FieldPath last_sync;
+	FieldPath sync_write; /* the mark of the last write that was taken */
+	int nwrites;		  /* times that a batch was sent */
 	RunFigures figures;
 
 	/* for the guard */
@@ -93,6 +95,7 @@ typedef struct BaseValue
 typedef struct FlightNote
 {
 	int64 run;
+	char *mark;		 /* of the write: the document holds it if it was done */
 	TimestampTz at;	 /* when it was noted; 0: it is being noted */
 	bool has_pre;	 /* false: the document was to be created */
 	TimestampTz pre; /* document updateTime it was sent against */
@@ -277,8 +280,8 @@ extern bool guard_watches(const Run *run);
 extern bool guard_is_too_many(Run *run, int64 n);
 
 /*
- * Can a batch, of which PostgreSQL's side is read, lose anything?  Most first
- * contacts cannot: their documents need not be read to know that.
+ * Can a batch, of which PostgreSQL's side is read, lose anything?  Of first
+ * contacts that is known without their documents.
  */
 extern bool guard_may_lose(const Run *run, const Batch *batch);
 

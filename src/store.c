@@ -140,6 +140,7 @@ new_note(Member *m, int i, int nfields, MemoryContext cxt)
 	FlightNote *note = palloc0(sizeof(FlightNote));
 
 	note->run = sql_get_int8(i, 3);
+	note->mark = sql_get_text(i, 10, cxt);
 	note->at = sql_get_int8(i, 8) - UNIX_EPOCH_USECS;
 	note->pre = sql_get_int8(i, 4);
 	note->has_pre = note->pre != 0;
@@ -170,7 +171,7 @@ read_notes(const Mapping *map, Member **members, int n, Datum keys,
 		&scope,
 		"SELECT k.n, e.n, (e.note->>'run')::int8, (e.note->>'pre')::int8, "
 		"f.key, (f.value->0)::text, (f.value->>1)::int8, "
-		"(e.note->>'at')::int8, f.value->>2 "
+		"(e.note->>'at')::int8, f.value->>2, e.note->>'mark' "
 		"FROM unnest($1) WITH ORDINALITY k(key, n) "
 		"JOIN ekksync.member m ON m.key = k.key AND m.in_flight <> '[]', "
 		"jsonb_array_elements(m.in_flight) WITH ORDINALITY e(note, n), "
@@ -312,9 +313,9 @@ notes_json(const Mapping *map, const Member *m)
 		if (buf.len > 1)
 			appendStringInfoChar(&buf, ',');
 		appendStringInfo(&buf,
-						 "{\"run\":" INT64_FORMAT ",\"at\":" INT64_FORMAT
-						 ",\"pre\":",
-						 note->run, at + UNIX_EPOCH_USECS);
+						 "{\"run\":" INT64_FORMAT
+						 ",\"mark\":\"%s\",\"at\":" INT64_FORMAT ",\"pre\":",
+						 note->run, note->mark, at + UNIX_EPOCH_USECS);
 		if (note->has_pre)
 			appendStringInfo(&buf, INT64_FORMAT, note->pre + UNIX_EPOCH_USECS);
 		else

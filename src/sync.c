@@ -129,7 +129,8 @@ run_stuck(Run *run, const Member *m, const ErrorData *error)
 		MemoryContextStrdup(run->cxt, clip_message(error->message));
 	ereport(LOG, (errmsg("ekksync run " INT64_FORMAT
 						 " could not record member %s: %s",
-						 run->id, mask_key(m->key), run->stuck_error)));
+						 run->id, mask_key(m->key),
+						 mask_message(run->stuck_error))));
 }
 
 /* Largest private memory of this process so far, in kB; 0 if unknown. */
@@ -226,12 +227,13 @@ make_mask(Run *run)
 	parse_path(&run->deleted_at, MAPPING_DELETED_AT_PATH);
 	parse_path(&run->last_modified, "metadata.last_modified");
 	parse_path(&run->last_sync, "metadata.last_sync");
+	parse_path(&run->sync_write, "metadata.sync_write");
 	run->mask = palloc(sizeof(FieldPath *) * (run->map->nfields + 2));
 	for (f = 0; f < run->map->nfields; f++)
 		if (run->map->fields[f].path.nsegments > 0)
 			run->mask[run->nmask++] = &run->map->fields[f].path;
 	run->mask[run->nmask++] = &run->deleted_at;
-	run->mask[run->nmask++] = &run->last_sync;
+	run->mask[run->nmask++] = &run->sync_write;
 }
 
 static void
@@ -485,7 +487,7 @@ end_run(Run *run, const ErrorData *error)
 		end.sqlstate = unpack_sql_state(error->sqlerrcode);
 		end.error = error->message;
 		ereport(LOG, (errmsg("ekksync run " INT64_FORMAT " failed: %s",
-							 run->id, error->message)));
+							 run->id, mask_message(error->message))));
 	}
 	enter_phase(run, end.phase); /* who was told must find that we know */
 	fence_lower(run, error);

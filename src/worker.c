@@ -14,6 +14,7 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -140,7 +141,20 @@ pin_settings(void)
 	snprintf(buf, sizeof(buf), "%d", Max(DeadlockTimeout / 2, 1));
 	SetConfigOption("lock_timeout", buf, PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("deadlock_timeout", "1", PGC_SUSET, PGC_S_OVERRIDE);
+	/* what is noted before a request must be there after a crash */
+	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
+		SetConfigOption("synchronous_commit", "local", PGC_SUSET,
+						PGC_S_OVERRIDE);
 	SetConfigOption("application_name", "ekksync", PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/* As much of a text, NULL for none, as there is room for in whole letters. */
+static void
+share_text(char *to, const char *text)
+{
+	int len = text ? strlen(text) : 0;
+
+	strlcpy(to, text ? text : "", pg_mbcliplen(text, len, TEXT_SIZE - 1) + 1);
 }
 
 /* The error that kept the run from starting goes to the caller. */
@@ -150,9 +164,9 @@ refuse(const ErrorData *error)
 	SharedRun *shared = worker_state.shared;
 
 	shared->sqlstate = error->sqlerrcode;
-	strlcpy(shared->message, error->message ? error->message : "", TEXT_SIZE);
-	strlcpy(shared->detail, error->detail ? error->detail : "", TEXT_SIZE);
-	strlcpy(shared->hint, error->hint ? error->hint : "", TEXT_SIZE);
+	share_text(shared->message, error->message);
+	share_text(shared->detail, error->detail);
+	share_text(shared->hint, error->hint);
 	tell_caller(PHASE_REFUSED);
 }
 

@@ -109,7 +109,7 @@ sub comparable
 {
 	my ($doc) = @_;
 	$doc->{membership}{date_joined} = micro($doc->{membership}{date_joined});
-	delete @{ $doc->{metadata} }{qw(last_modified last_sync)};
+	delete @{ $doc->{metadata} }{qw(last_modified last_sync sync_write)};
 	return $doc;
 }
 
@@ -117,7 +117,7 @@ my @MAPPED = (
 	(map { "profile.$_" } qw(kennitala name birthday gender housingSituation phone email facebook)),
 	(map { "membership.$_" } qw(status date_joined reachable groupable unions titles)),
 	(map { "address.$_" } qw(street postal_code city)),
-	(map { "metadata.$_" } qw(django_id last_modified last_sync deleted_at)));
+	(map { "metadata.$_" } qw(django_id last_modified last_sync sync_write deleted_at)));
 
 # A document's fields that are not mapped, with their types.
 sub unmapped
@@ -215,8 +215,8 @@ is($db->count_docs('members'), 43, 'each member has a document, and nobody else'
 	ok(exists $docs->{$BARE}{profile}{birthday} && !defined $docs->{$BARE}{profile}{birthday},
 		'a birthday that is null');
 	my $raw = $db->raw_doc($ASA)->{fields};
-	is_deeply([ map { keys %{ $raw->{metadata}{mapValue}{fields}{$_} } } qw(django_id last_modified last_sync) ],
-		[qw(integerValue timestampValue timestampValue)], 'metadata, with its types');
+	is_deeply([ map { keys %{ $raw->{metadata}{mapValue}{fields}{$_} } } qw(django_id last_modified last_sync sync_write) ],
+		[qw(integerValue timestampValue timestampValue stringValue)], 'metadata, with its types');
 	is_deeply([ map { keys %{ $raw->{membership}{mapValue}{fields}{$_} } } qw(date_joined reachable unions) ],
 		[qw(timestampValue booleanValue arrayValue)], 'membership, with its types');
 }
@@ -292,7 +292,9 @@ run_ok(1, 0, 'ORM save');
 	  map { @{ $_->{body}{writes} } } grep { $_->{verb} =~ /^(?:commit|batchWrite)$/ } $proxy->requests;
 	is(scalar @writes, 1, 'one write of one member was sent');
 	my $write = $writes[0];
-	is_deeply($write->{updateMask}{fieldPaths}, ['profile.name'], 'its mask names the name alone');
+	is_deeply($write->{updateMask}{fieldPaths}, [ 'profile.name', 'metadata.sync_write' ], 'its mask names the name, and the mark of the write');
+	like((delete $write->{update}{fields}{metadata})->{mapValue}{fields}{sync_write}{stringValue}, qr{^ekksync-[-0-9a-f]{36}-\d+/\d+$},
+		'... which says whose it is');
 	is_deeply($write->{update}{fields},
 		{ profile => { mapValue => { fields => { name => { stringValue => 'Björn Þór Öxdal' } } } } },
 		'... and it brings nothing else');
@@ -302,7 +304,7 @@ run_ok(1, 0, 'ORM save');
 	is(micro($write->{currentDocument}{updateTime} // 'Z'), micro($known), '... on the document that was read');
 	$before->{profile}{name} = 'Björn Þór Öxdal';
 	my $after = $db->doc($KEPT);
-	for (qw(last_modified last_sync))
+	for (qw(last_modified last_sync sync_write))
 	{
 		isnt($after->{metadata}{$_}, $before->{metadata}{$_}, "metadata.$_ is new");
 		$before->{metadata}{$_} = $after->{metadata}{$_};

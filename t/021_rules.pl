@@ -232,7 +232,7 @@ log_since();
 	$db->delete_doc($key);
 	run_ok('1 0 0 0', 'restore');
 	my $restored = $db->doc($key);
-	delete @{ $_->{metadata} }{qw(last_modified last_sync)} for $before, $restored;
+	delete @{ $_->{metadata} }{qw(last_modified last_sync sync_write)} for $before, $restored;
 	is_deeply($restored, $before, 'a document that was deleted in Firestore is restored');
 	quiet('restore');
 	$db->admin_sql('ALTER DATABASE socialism RESET ekksync.scan');

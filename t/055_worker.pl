@@ -454,5 +454,10 @@ is(scalar(grep { $_->{profile}{name} =~ / eldri$/ } values %{ $plain->docs('memb
 is($plain->sql("SELECT status FROM ekksync_runs WHERE run = $run->{run}"), 'interrupted',
 	'... and the run that was ended is interrupted');
 
+# A reason that is too long for the way from the worker to its caller.
+$plain->sql("SELECT ekksync_pause(repeat('ð', 400))");
+(undef, undef, $err) = $plain->sql_err('SELECT * FROM ekksync_run()');
+like($err, qr/^DETAIL:  Reason: ð+$/m, 'a long reason is cut between two letters');
+
 $proxy->stop;
 done_testing();

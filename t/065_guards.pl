@@ -287,8 +287,25 @@ sub succeeds
 	my $db = EkkSync->new(name => 'batches', members => 520, attach => 0);
 	my @keys = keys_of($db);
 	my $read = sub { return $db->sql("SELECT docs_read FROM ekksync_runs WHERE run = $_[0]{run}"); };
-	give($db);
+	$db->sql('DELETE FROM membership_unionmembership');
 	$db->attach;
+	setting($db, 'max_delete_percent = 5');
+
+	# first contacts: what is empty here and not taken from there
+	my @met = @keys[ 475 .. 519 ];
+	my $blank = 'blank values of 45 of 520 members';
+	$db->set_docs('members', map { [ $_ => { profile => { facebook => 'þar' }, membership => { unions => ['Efling'] } } ] } @met);
+	stops($db, $blank, 'batches: at a first contact, lists that are empty in Django are counted');
+	$db->sql("SELECT ekksync_unmap('$_')") for qw(unions titles street_address postal_code city);
+	give($db);
+	$db->sql("UPDATE membership_contactinfo SET facebook = '' WHERE comrade_id IN"
+		  . ' (SELECT id FROM membership_comrade WHERE ssn IN (' . list(@met) . '))');
+	$db->sql('DELETE FROM membership_membersyncqueue');
+	stops($db, $blank, '... and empty texts');
+	$db->commit(map { [$_] } @met);
+	give($db);
+	$db->sql('DELETE FROM membership_membersyncqueue');
+	setting($db, 'max_delete_percent = 10');
 	my $run = succeeds($db, 'batches: a first run');
 	cmp_ok($read->($run), '<', 530, '... which reads each document once');
 	setting($db, 'scan = off');

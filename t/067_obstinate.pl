@@ -1,15 +1,18 @@
 # What people and other programs put in a run's way ("One bad row stops
 # nobody: poison rows, documents and fields fail alone, with their reason"):
 # queue rows that hold anything, a trigger that refuses what becomes of a row,
-# a computing function that raises, documents whose values do not fit, fields
-# that wait for a person, and entries whose errors are long.
+# a computing function that raises, a row that is damaged, documents whose values
+# do not fit, fields that wait for a person, and entries whose errors are long.
+# And no kennitala that any of them names reaches the server log.
 
 use strict;
 use warnings;
 use utf8;
 use Encode qw(encode_utf8);
+use JSON::PP ();
 use Test::More;
 use EkkSync qw(timestamp);
+use PostgreSQL::Test::Utils qw(slurp_file);
 
 use constant MEMBERS => 520;	# more than a run works on at once
 
@@ -258,13 +261,13 @@ my @odd = ('[]', '"x"', 'null', '17', '["name"]', '{"no_such_field": 1}', '{"nam
 	$db->sql(<<"SQL");
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \$\$
 BEGIN
-	IF NEW.ssn = '$victim' THEN RAISE EXCEPTION 'this row may not change'; END IF;
+	IF NEW.ssn = '$victim' THEN RAISE EXCEPTION 'the row of % may not change', NEW.ssn; END IF;
 	RETURN NEW;
 END \$\$;
 CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON membership_membersyncqueue FOR EACH ROW EXECUTE FUNCTION refuse();
 SQL
 	my $statuses = "SELECT string_agg(n || ' ' || s, ', ' ORDER BY s) FROM (SELECT sync_status, count(*) FROM membership_membersyncqueue GROUP BY 1) q (s, n)";
-	my $refused = qr/\b1 members? could not be recorded\b.*: this row may not change$/;
+	my $refused = qr/\b1 members? could not be recorded\b.*: the row of $victim may not change$/;
 	my $run = $db->run;
 	is($run->{status}, 'failed', 'a run that may not settle a row fails');
 	like($run->{message}, $refused, '... and says why');
@@ -297,10 +300,13 @@ SQL
 	my $list = join ', ', map { "'$_'" } @troubled;
 	my %before = map { $_ => $db->doc($_) } @troubled;
 	$db->sql(<<"SQL");
-CREATE TABLE troubled AS SELECT id FROM membership_comrade WHERE ssn IN ($list);
+CREATE TABLE troubled AS SELECT id, (ARRAY['P0001', 'XX001', '53400'])[row_number() OVER ()] AS code
+	FROM membership_comrade WHERE ssn IN ($list);
 CREATE FUNCTION label(member integer) RETURNS text LANGUAGE plpgsql STABLE AS \$\$
+DECLARE
+	code text := (SELECT t.code FROM public.troubled AS t WHERE id = member);
 BEGIN
-	IF EXISTS (SELECT FROM public.troubled WHERE id = member) THEN RAISE EXCEPTION 'there is no label for this one'; END IF;
+	IF code IS NOT NULL THEN RAISE EXCEPTION 'there is no label for this one' USING ERRCODE = code; END IF;
 	RETURN 'merki ' || member;
 END \$\$;
 UPDATE membership_comrade SET name = 'Bíður' WHERE ssn = '$troubled[0]';
@@ -329,6 +335,47 @@ SQL
 	is_deeply([ column($troubled[1], 'name'), $db->entry($entry)->{sync_status} ], [ 'Líka', 'synced' ], '... on either side');
 	is($db->sql(q{SELECT count(*) FROM membership_membersyncqueue WHERE sync_status <> 'synced'}), 0, '... and all rows are synced');
 	quiet('the function is mended');
+}
+
+# ------------------------------------------------ a row that is damaged, a full disk
+
+{
+	my %code = map { next_key() => $_ } qw(XX000 XX001 53400 58030);
+	my $good = $keys[-1];
+	my $damage = sub {
+		my $codes = JSON::PP::encode_json({@_});
+		$db->sql(<<"SQL");
+CREATE OR REPLACE FUNCTION damaged() RETURNS trigger LANGUAGE plpgsql AS \$\$
+DECLARE
+	code text := '$codes'::jsonb ->> NEW.ssn;
+BEGIN
+	IF code IS NOT NULL THEN RAISE EXCEPTION 'missing chunk for %', NEW.ssn USING ERRCODE = code; END IF;
+	RETURN NEW;
+END \$\$
+SQL
+		return;
+	};
+	$damage->(%code);
+	$db->sql('CREATE TRIGGER damaged BEFORE UPDATE ON membership_comrade FOR EACH ROW EXECUTE FUNCTION damaged()');
+	my %entry = map { $_ => $db->profile_edit($_, 'name', 'Skemmd röð') } keys %code;
+	$db->profile_edit($good, 'name', 'Heil röð');
+	run_ok('0 1 4 4', 'damaged rows');
+	is(column($good, 'name'), 'Heil röð', 'damaged rows stop nobody');
+	is($db->entry($entry{$_})->{error_message}, "profile.name: missing chunk for $_", "... and fail with their reason ($code{$_})")
+	  for sort keys %code;
+
+	$damage->($good => '53100');
+	$db->profile_edit($good, 'name', 'Fullur diskur');
+	my $run = $db->run;
+	is("$run->{status}: $run->{message}", "failed: missing chunk for $good", 'a full disk ends the run');
+	$db->sql('DROP TRIGGER damaged ON membership_comrade');
+	is($db->run->{status}, 'success', '... and the next one');
+	is(column($good, 'name'), 'Fullur diskur', '... does what is left');
+
+	my $log = slurp_file($db->node->logfile);
+	like($log, qr/LOG:  ekksync run $run->{run} failed: missing chunk for \*{10}$/m, 'the server log has the reason, with the kennitala masked');
+	like($log, qr/LOG:  ekksync run \d+ could not record member \*{7}\d{3}: the row of \*{10} may not change$/m,
+		'... also where a member could not be recorded');
 }
 
 done_testing();

@@ -230,6 +230,24 @@ sub is_left
 
 {
 	edit();
+	my %busy = (code => 10, message => 'upptekið');
+	$proxy->start(
+		\%refused,
+		{
+			fault  => 'answer',
+			status => 200,
+			json   => { writeResults => [ {}, {} ], status => [ \%busy, \%busy ] },
+			verb   => 'batchWrite',
+			times  => 0
+		});
+	is_left('writes are put off for ever', record($db->run), 2);
+	my $count = $proxy->counts->{struck};
+	is("$count->{commit} $count->{batchWrite}", '1 2', '... after two tries');
+	is_mended('writes are put off for ever');
+}
+
+{
+	edit();
 	$proxy->start(fault => 'delay', match => $members, times => 0);
 	my $run = $db->run(wait => 0);
 	my $rounds = 0;

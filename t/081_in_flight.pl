@@ -140,9 +140,21 @@ my @late = (
 	# one request that answers for each write
 	{ fault => 'answer', verb => 'commit', match => $members, status => 400, error => 'FAILED_PRECONDITION' },
 	{ fault => 'late', verb => 'batchWrite', match => $members, drop => 1 });
+my %answer = (fault => 'answer', match => $members);
+
+# So many writes are each answered with this code.
+sub each_with
+{
+	my ($code, $n) = @_;
+	return { writeResults => [ ({}) x $n ], status => [ ({ code => $code, message => 'nei' }) x $n ] };
+}
+
 my %fate = (
 	'the answer is lost' => { done => 1, faults => [ { fault => 'lose', verb => 'commit', match => $members } ] },
-	'it never came'      => { faults => [ { fault => 'drop', verb => 'commit', match => $members } ] },
+	'it never came'      => {
+		faults => [ { fault => 'drop', verb => 'commit', match => $members } ],
+		says   => qr/^no answer from Firestore: .*: the connection was closed$/
+	},
 	'it comes after the run' => { done => 1, faults => \@late, release => 'at once' },
 	'it comes after what happens' => { faults => \@late, release => 'before the next run' },
 	'it comes after the next run has read' => { faults => \@late, release => 'in the next run' },
@@ -155,10 +167,26 @@ my %fate = (
 		again   => [ { fault => 'lose', verb => 'commit', match => $members } ],
 		release => 'at once'
 	},
+	'the answer is that it was cancelled' =>
+	  { done => 1, faults => [ { %answer, applied => 1, status => 499, error => 'CANCELLED', verb => 'commit' } ] },
+	# DEADLINE_EXCEEDED for each write, and ABORTED when they are sent again
+	'the answer is that each took too long' => {
+		done    => 1,
+		settled => 1,
+		retries => 1,
+		says    => qr/^members left for the next run, /,
+		faults  => sub {
+			my ($n) = @_;
+			return [
+				$late[0],
+				{ %answer, applied => 1, status => 200, json => each_with(4, $n), verb => 'batchWrite' },
+				{ %answer, status => 200, json => each_with(10, $n), verb => 'batchWrite' } ];
+		}
+	},
 	'the worker is killed before it sends' => { kill => 'applied' },
 	'the worker is killed when it has sent' => { done => 1, kill => 'sent' },
 	map { ("the answer is $_" => { done => 1,
-			faults => [ { fault => 'answer', applied => 1, status => $_, text => 'no', verb => 'commit', match => $members } ] })
+			faults => [ { %answer, applied => 1, status => $_, text => 'no', verb => 'commit' } ] })
 	} 500, 503);
 
 # All members that are written, by pass: a fate, and what becomes of documents
@@ -367,10 +395,10 @@ sub last_write
 	return $last && $last->{body};
 }
 
-# The run that writes; returns what it sent.
+# The run that writes so many members; returns what it sent.
 sub write_and_lose
 {
-	my ($name, $fate) = @_;
+	my ($name, $fate, $n) = @_;
 	my $sent;
 	if ($fate->{kill})
 	{
@@ -386,9 +414,12 @@ sub write_and_lose
 	}
 	for my $faults (grep { defined } $fate->{faults}, $fate->{again})
 	{
-		$proxy->start(@$faults);
-		is($db->run->{status}, $fate->{settled} ? 'success' : 'failed', "$name: the run that writes");
-		ok($proxy->wait_fired, '... meets its fate') for @$faults;
+		my @faults = ref $faults eq 'CODE' ? @{ $faults->($n) } : @$faults;
+		$proxy->start(@faults);
+		my $run = $db->run;
+		is($run->{status}, $fate->{settled} ? 'success' : 'failed', "$name: the run that writes");
+		like($run->{message}, $fate->{says}, '... says so') if $fate->{says};
+		ok($proxy->wait_fired, '... meets its fate') for @faults;
 		$sent = last_write();
 	}
 	return $sent;
@@ -420,11 +451,11 @@ for my $pass (@passes)
 	my ($name, @cells) = ($pass->{fate}, @{ $pass->{cells} });
 	my $fate = $fate{$name};
 	$name .= " ($pass->{policy})";
-	set_to(on_local_delete => $pass->{policy});
+	set_to(on_local_delete => $pass->{policy}, max_retries => $fate->{retries} // 0);
 	do_here(write => @cells);
 	do_there(enqueue => @cells);
 	my $was = doc_times(@cells);
-	my $sent = write_and_lose($name, $fate);
+	my $sent = write_and_lose($name, $fate, scalar @cells);
 
 	# A late write is done where the document is as it was, and nowhere else.
 	my $late = sub {
@@ -473,17 +504,20 @@ for my $pass (@passes)
 # ------------------------------------------------------------ two writes under way
 
 # Both were sent against the same state of the document; which of them was done
-# nobody can tell.  The value that was here last is never lost unseen.
+# the mark of the write tells.  The value that was here last, if it was not
+# done, is never lost unseen.
 my @two = cells(
 	map {
 		my $done = $_;
+		my @beaten = $done =~ /first/ ? (unseen => [$here]) : ();
 		map { { %$_, title => "$done; $_->{title}", done => $done } } (
 			{ title => 'nothing', want => $here },
-			{ title => 'the console puts back what was there', there => console('profile.name', $before), want => $before, unseen => [$here] },
-			{ title => 'the page puts back what was there', there => page('profile.name', $before), want => $before, unseen => [$here] },
-			{ title => 'a newer edit by the console', there => console('profile.name', $theirs), want => $theirs, unseen => [$here] },
+			{ title => 'the console puts back what was there', there => console('profile.name', $before), want => $before, @beaten },
+			{ title => 'the page puts back what was there', there => page('profile.name', $before), want => $before, @beaten },
+			{ title => 'a newer edit by the console', there => console('profile.name', $theirs), want => $theirs, @beaten },
 			{ title => 'a newer edit here, back to the first', first => name_to($ours), want => $ours },
-			{ title => 'taken back here', first => name_to($before), want => $before });
+			{ title => 'taken back here', first => name_to($before), want => $before },
+			@beaten ? () : { title => 'the page sets what the first had', there => page('profile.name', $ours), want => $ours });
 	} 'the first is done', 'the second is done');
 set_to(on_local_delete => 'deactivate');
 for my $done ('the first is done', 'the second is done')

@@ -287,24 +287,21 @@ sub succeeds
 	my $db = EkkSync->new(name => 'batches', members => 520, attach => 0);
 	my @keys = keys_of($db);
 	my $read = sub { return $db->sql("SELECT docs_read FROM ekksync_runs WHERE run = $_[0]{run}"); };
-	$db->sql('DELETE FROM membership_unionmembership');
+	give($db);
+	$db->sql("DELETE FROM membership_unionmembership; ALTER TABLE membership_comrade ADD labels text[] DEFAULT '{}'");
 	$db->attach;
 	setting($db, 'max_delete_percent = 5');
 
-	# first contacts: what is empty here and not taken from there
+	# a first contact: lists that are empty in Django win over those there
 	my @met = @keys[ 475 .. 519 ];
 	my $blank = 'blank values of 45 of 520 members';
-	$db->set_docs('members', map { [ $_ => { profile => { facebook => 'þar' }, membership => { unions => ['Efling'] } } ] } @met);
-	stops($db, $blank, 'batches: at a first contact, lists that are empty in Django are counted');
+	$db->set_docs('members', map { [ $_ => { membership => { unions => ['Efling'], labels => ['merki'] } } ] } @met);
+	stops($db, $blank, 'batches: values that a first contact would blank are counted, of a field that is pushed only');
 	$db->sql("SELECT ekksync_unmap('$_')") for qw(unions titles street_address postal_code city);
-	give($db);
-	$db->sql("UPDATE membership_contactinfo SET facebook = '' WHERE comrade_id IN"
-		  . ' (SELECT id FROM membership_comrade WHERE ssn IN (' . list(@met) . '))');
-	$db->sql('DELETE FROM membership_membersyncqueue');
-	stops($db, $blank, '... and empty texts');
+	$db->sql(q{SELECT ekksync_map('labels', 'membership.labels', 'text[]', "column" => 'labels')});
+	stops($db, $blank, '... and of one that is not');
+	$db->sql("SELECT ekksync_unmap('labels')");
 	$db->commit(map { [$_] } @met);
-	give($db);
-	$db->sql('DELETE FROM membership_membersyncqueue');
 	setting($db, 'max_delete_percent = 10');
 	my $run = succeeds($db, 'batches: a first run');
 	cmp_ok($read->($run), '<', 530, '... which reads each document once');

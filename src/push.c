@@ -12,7 +12,6 @@
 #include "utils/memutils.h"
 
 #include "flight.h"
-#include "flight.h"
 #include "queue.h"
 #include "run.h"
 #include "settings.h"

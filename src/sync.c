@@ -469,8 +469,8 @@ end_run(Run *run, const ErrorData *error)
 	note_memory(run);
 	if (run->figures.left > 0)
 		end.error =
-			psprintf("members left for the next run, locked or changing "
-					 "too fast: " INT64_FORMAT,
+			psprintf("members left for the next run, locked, changing too "
+					 "fast or put off by Firestore: " INT64_FORMAT,
 					 run->figures.left);
 	if (error == NULL && run->stuck > 0)
 	{

@@ -198,6 +198,7 @@ sub state_of
 	my $logs = $cell->{db}->docs('sync_logs');
 	$_->{document} = defined $_->{log} ? $logs->{ $_->{log} } : undef for @$runs;
 	$state->{documents} = $cell->{db}->docs('members');
+	delete $_->{metadata}{sync_write} for values %{ $state->{documents} };	# which run wrote
 	$state->{entries} = $cell->{db}->docs('sync_queue');
 	return (without_times($state, $cell->{life}), $runs);
 }

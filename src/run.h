@@ -263,9 +263,6 @@ extern char *mask_key(const char *key);
 /* End the run with an error (ereport) made of a Firestore error. */
 pg_noreturn extern void run_stop(const FsError *err);
 
-/* Merge sorted lists of keys into one without doubles, at most limit long. */
-extern List *merge_keys(List *a, List *b, int limit);
-
 /* ---- pull.c ---- */
 extern void pull_entries(Run *run);
 extern bool pull_scan(Run *run);

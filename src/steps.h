@@ -15,7 +15,7 @@
 #define RUN_STEPS(step) \
 	step(locked) /* the run lock is held, nothing is on record */ \
 	step(numbered) /* the run is on record */ \
-	step(fence_noted) /* the fence's number and token are committed */ \
+	step(fence_noted) /* the next document's token is committed */ \
 	step(fence_sent) /* the fence's document is there, nobody knows */ \
 	step(fenced) /* and is known to be */ \
 	step(unstaged) /* staged entries of earlier runs are forgotten */ \

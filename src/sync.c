@@ -252,7 +252,7 @@ open_client(Run *run)
 }
 
 /* Merge sorted lists of keys into one without doubles, at most limit long. */
-List *
+static List *
 merge_keys(List *a, List *b, int limit)
 {
 	List *result = NIL;

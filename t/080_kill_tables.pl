@@ -6,7 +6,7 @@
 use strict;
 use warnings;
 use utf8;
-use KillMatrix qw(drop_databases execute sides);
+use KillMatrix qw(drop_databases emptied execute sides);
 use Test::More;
 
 my $matrix = KillMatrix->new;
@@ -70,6 +70,11 @@ $matrix->try(
 	execute('TRUNCATE of a related table', 'TRUNCATE membership_contactinfo'),
 	goes_on => 1,
 	check   => sides(0));
+$matrix->try(
+	'member table truncated',
+	execute('TRUNCATE of the member table', 'SET client_min_messages = warning; TRUNCATE membership_comrade CASCADE'),
+	goes_on => 1,
+	check   => \&emptied);
 $matrix->try('database dropped', \&drop_databases, check => sub { });
 
 done_testing();

@@ -263,7 +263,7 @@ quiet('all that');
 # --------------------------------------------------- the application's triggers
 
 {
-	my ($other_column, $related, $undo, $suppress, $other_member, $victim) = map { next_key() } 1 .. 6;
+	my ($other_column, $related, $undo, $suppress, $same, $other_member, $victim) = map { next_key() } 1 .. 7;
 	$db->sql(<<"SQL");
 CREATE FUNCTION before_member() RETURNS trigger LANGUAGE plpgsql AS \$\$
 BEGIN
@@ -279,6 +279,8 @@ CREATE FUNCTION after_member() RETURNS trigger LANGUAGE plpgsql AS \$\$
 BEGIN
 	IF NEW.ssn = '$related' THEN
 		UPDATE public.membership_contactinfo SET facebook = 'um ' || NEW.name WHERE comrade_id = NEW.id;
+	ELSIF NEW.ssn = '$same' AND NEW.name = 'Anna Þeirra' THEN
+		UPDATE public.membership_comrade SET name = 'Önnur Þeirra' WHERE id = NEW.id;
 	ELSIF NEW.ssn = '$other_member' THEN
 		UPDATE public.membership_comrade SET name = 'Með ' || NEW.name WHERE ssn = '$victim';
 	END IF;
@@ -290,19 +292,20 @@ SQL
 	forget_queue();
 	my %name = map { $_ => $db->sql("SELECT name FROM membership_comrade WHERE ssn = '$_'") } $undo, $suppress;
 	my $reachable = $db->sql("SELECT reachable FROM membership_comrade WHERE ssn = '$other_column'");
-	$db->profile_edit($_, 'name', 'Anna Þeirra') for $other_column, $related, $undo, $suppress, $other_member;
+	$db->profile_edit($_, 'name', 'Anna Þeirra') for $other_column, $related, $undo, $suppress, $same, $other_member;
 	start_run();
 	my $run = finish_run();
-	is("@$run{qw(status to_django conflicts)}", 'success 5 0', 'values that triggers of the application answer')
+	is("@$run{qw(status to_django conflicts)}", 'success 6 0', 'values that triggers of the application answer')
 	  or diag(explain($run));
 	is($db->sql("SELECT string_agg(ssn || ' ' || array_to_string(ARRAY(SELECT jsonb_object_keys(fields_changed)), '+'), ', ' ORDER BY ssn) "
 		  . 'FROM membership_membersyncqueue'),
-		join(', ', sort "$other_column reachable", "$related facebook", "$victim name"),
+		join(', ', sort "$other_column reachable", "$related facebook", "$same name", "$victim name"),
 		'... what the triggers change is queued, and nothing else');
 	$db->run;
 	both_are($_, 'name', 'Anna Þeirra', '... the values are applied') for $other_column, $related, $other_member;
 	isnt($db->sql("SELECT reachable FROM membership_comrade WHERE ssn = '$other_column'"), $reachable, '... another column changes');
 	is($db->doc($other_column)->{membership}{reachable} ? 't' : 'f', $reachable eq 't' ? 'f' : 't', '... and arrives');
+	both_are($same, 'name', 'Önnur Þeirra', '... a value that replaces the applied one, too');
 	both_are($related, 'facebook', 'um Anna Þeirra', '... the related row, too');
 	both_are($victim, 'name', 'Með Anna Þeirra', '... another member, too');
 	both_are($undo, 'name', $name{$undo}, '... a value that a trigger puts back goes back to Firestore');

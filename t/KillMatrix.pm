@@ -26,7 +26,7 @@ use Test::More;
 use Time::HiRes qw(sleep time);
 use Time::Local qw(timegm);
 
-our @EXPORT_OK = qw(call_too drop_databases end_waiters execute order_workers sides signal_server);
+our @EXPORT_OK = qw(call_too drop_databases emptied end_waiters execute order_workers sides signal_server);
 
 # Seconds in which an order is obeyed.
 use constant PROMPT => 2;
@@ -467,6 +467,31 @@ sub sides
 		}
 		return;
 	};
+}
+
+# Where the members are gone: a run refuses to say so there, and one by force
+# leaves every document inactive, and nothing to do.
+sub emptied
+{
+	my ($self, $kind, @cells) = @_;
+	my @refused = map { finish($_) } map { session($_, 'SELECT status, message FROM ekksync_run()') } @cells;
+	my @forced = map { finish($_) } map { session($_, 'SELECT status, message FROM ekksync_run(force => true)') } @cells;
+	for my $cell (@cells)
+	{
+		my $name = "$kind $cell->{place}{name}";
+		my ($refused, $forced) = (shift @refused, shift @forced);
+		like($refused->{out} . $refused->{err}, qr/^failed\|the run would delete \d+ of \d+ members/,
+			"$name: the next run refuses");
+		is("$forced->{out}$forced->{err}", 'success|', '... one by force succeeds');
+		my $documents = $cell->{db}->docs('members');
+		cmp_ok(scalar keys %$documents, '>=', $MEMBERS - 1, '... with the documents all there');
+		is_deeply([ grep { $documents->{$_}{membership}{status} ne 'inactive' } sort keys %$documents ],
+			[], '... and inactive');
+		is($cell->{db}->admin_sql('SELECT count(*) FROM ekksync.member WHERE tombstone IS NULL'), 0, '... known as deleted');
+		is($cell->{db}->sql('SELECT count(*) FROM ekksync_pending') + grep({ $_->{sync_status} eq 'pending' } values %{ $cell->{db}->docs('sync_queue') }),
+			0, '... and nothing pending');
+	}
+	return;
 }
 
 # Every run has ended, and so says its document.  A document may be that of a

@@ -541,6 +541,27 @@ for my $done ('the first is done', 'the second is done')
 	is_quiet($name);
 }
 
+# Two creations: the second is done and settled, the document deleted; then the
+# first one comes.  What it holds is old, whatever its times say.
+{
+	my @cells = map { { before => '', policy => 'deactivate', key => sprintf('311289%04d', ++$number), %$_ } } (
+		{ title => 'nothing', want => $ours },
+		{ title => 'a newer edit here', want => $here },
+		{ title => 'deleted here', want => undef });
+	$db->sql(join "\n", map { insert_sql($ours)->($_->{key}) } @cells);
+	$proxy->start(@late);
+	is($db->run->{status}, 'failed', 'two creations: the first is held');
+	run_ok('two creations: the second');
+	$db->sql(name_to($here)->($cells[1]{key}) . delete_sql($cells[2]{key}));
+	run_ok('... and what changes here');
+	$db->commit(map { [ "members/$_->{key}" ] } @cells);
+	my @codes = map { $_->{code} // 0 } @{ $proxy->release->{body}{status} };
+	is_deeply(\@codes, [ (0) x @cells ], '... the first comes when the documents are deleted');
+	run_ok('... the next run');
+	check_cells('two creations', {}, { map { ($_->{key} => 1) } @cells }, @cells);
+	is_quiet('two creations');
+}
+
 # ------------------------------------------------------------- the other direction
 
 # The page's edit is in the row, that is committed; then the run dies before

@@ -86,6 +86,10 @@ $(UNIT_DIR)/%_test: t/%_test.c src/%.c $(wildcard src/*.h) Makefile
 	@mkdir -p $(UNIT_DIR)
 	$(CC) $(UNIT_CFLAGS) -o $@ t/$*_test.c src/$*.c
 
+$(UNIT_DIR)/merge_search_test: t/merge_search_test.c src/merge.c src/merge.h Makefile
+	@mkdir -p $(UNIT_DIR)
+	$(CC) $(UNIT_CFLAGS) -o $@ $(filter %.c,$^)
+
 else
 
 .PHONY: $(PLAYGROUND)

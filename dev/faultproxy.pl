@@ -8,7 +8,7 @@
 # It listens on PORT of 127.0.0.1 once it is told to start, and passes requests
 # on to TO (host:port).  Its standard input is a socket on which orders come,
 # and answers and news go, a line of JSON each; it ends when that is closed.
-# RECORD 1 keeps all requests.
+# RECORD 1 keeps all requests, RECORD 2 all that write, with their answers.
 #
 # It knows nothing of what passes but JSON and the shape in which Firestore's
 # REST API names a call (the verb after the last colon of the URL), writes and
@@ -40,7 +40,7 @@ my $control;					# stream of orders
 my $daemon;						# undef: gone
 my $era = 0;					# a fault of an earlier one has nobody to meet
 my $still;						# true: nothing passes and nothing is answered
-my (@rules, @halted, @late, @requests, %count);
+my (@rules, @halted, @late, @requests, @journal, %count);
 
 my $app = Mojolicious->new;
 $app->log->level('fatal');
@@ -109,6 +109,14 @@ sub pass
 		sub {
 			my ($self, $done) = @_;
 			my $res = $done->res;
+			push @journal,
+			  {
+				came   => $request->{came},
+				writes => $body->{writes},
+				status => $res->code,
+				answer => json($res->body)
+			  }
+			  if $record == 2 && ref $body eq 'HASH' && $body->{writes};
 			# Having refused a body a server may not find the next request.
 			Mojo::IOLoop->remove($done->connection) if $done->connection && $res->is_error;
 			return hang_up($request) if $done->error && !$done->error->{code};
@@ -313,14 +321,14 @@ sub on_request
 	my (undef, $tx) = @_;
 	return if $still;
 	my $path = $tx->req->url->path->to_string;
-	my $request = { tx => $tx, era => $era, verb => $path =~ /:(\w+)\z/ ? $1 : $tx->req->method };
+	my $request = { tx => $tx, era => $era, came => time, verb => $path =~ /:(\w+)\z/ ? $1 : $tx->req->method };
 	my $rule = rule_for($request);
 	my $fault = $rule ? $rule->{fault} : '';
 	$count{came}{ $request->{verb} }++;
 	$count{struck}{ $request->{verb} }++ if $rule;
 	push @requests,
 	  { verb => $request->{verb}, path => $path, time => time, fault => $fault, body => json($tx->req->body) }
-	  if $record;
+	  if $record == 1;
 	if (my $strike = $after{$fault} // ($rule && $rule->{applied} ? $before{$fault} : undef))
 	{
 		pass($request, sub { $strike->($request, $rule, $_[0]) unless is_over($request) || $still; });
@@ -364,6 +372,7 @@ my %order = (
 	resume   => sub { $_->() for splice @halted;              return 1; },
 	counts   => sub { return \%count; },
 	requests => sub { return \@requests; },
+	journal  => sub { return [ splice @journal ]; },
 );
 
 sub obey

@@ -51,7 +51,8 @@ use Time::HiRes qw(time);
 my $json = JSON::PP->new->utf8;
 my %running;					# pids
 
-# to => host:port of the server; record => 1 to keep requests for requests().
+# to => host:port of the server; record => 1 to keep requests for requests(),
+# 2 to keep writes for journal().
 sub new
 {
 	my ($class, %arg) = @_;
@@ -148,6 +149,11 @@ sub counts { return $_[0]->_order('counts'); }
 # The requests since the start, oldest first: verb, path, body (decoded), time
 # of arrival and the fault that struck it ('').
 sub requests { return @{ $_[0]->_order('requests') }; }
+
+# The requests that write and were passed on since the last such call, in the
+# order of their answers, whoever was given them: time of arrival (came), writes,
+# and the server's status and answer (decoded).
+sub journal { return @{ $_[0]->_order('journal') }; }
 
 # Be gone: until the next start connections are refused.
 sub stop

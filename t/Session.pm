@@ -8,10 +8,11 @@ use warnings;
 use Carp qw(croak);
 use IPC::Run ();
 
-# On the database of an EkkSync; as the registry's role, or another one.
+# On the database of an EkkSync; as the registry's role, or another one; for so
+# many seconds at most.
 sub new
 {
-	my ($class, $db, $role) = @_;
+	my ($class, $db, $role, $seconds) = @_;
 	my $self = bless { in => '', out => '', err => '' }, $class;
 	$self->{psql} = IPC::Run::start(
 		[
@@ -19,7 +20,7 @@ sub new
 			-U => $role // 'socialism',
 			-d => $db->node->connstr($db->database)
 		],
-		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err}, IPC::Run::timeout(900));
+		'<', \$self->{in}, '>', \$self->{out}, '2>', \$self->{err}, IPC::Run::timeout($seconds // 900));
 	$self->{pid} = $self->sql('SELECT pg_backend_pid()');
 	return $self;
 }

@@ -121,8 +121,9 @@ sub pass
 			Mojo::IOLoop->remove($done->connection) if $done->connection && $res->is_error;
 			return hang_up($request) if $done->error && !$done->error->{code};
 			my $answer = json($res->body);
-			$count{reads} += grep { ref eq 'HASH' && ($_->{found} || $_->{missing} || $_->{document}) } @$answer
-			  if ref $answer eq 'ARRAY';
+			my $docs = ref $answer ne 'ARRAY' ? 0 : grep { ref eq 'HASH' && ($_->{found} || $_->{missing} || $_->{document}) } @$answer;
+			$count{reads} += $docs;
+			$count{empty}++ if $request->{verb} eq 'runQuery' && ref $answer eq 'ARRAY' && !$docs;
 			$then->({ status => $res->code, headers => to_hash($res->headers), body => $res->body });
 		});
 	return;
@@ -356,7 +357,7 @@ my %order = (
 		go();
 		@rules = @$new;
 		@requests = ();
-		%count = (came => {}, passed => {}, struck => {}, reads => 0, writes => 0);
+		%count = (came => {}, passed => {}, struck => {}, reads => 0, empty => 0, writes => 0);
 		$daemon = Mojo::Server::Daemon->new(
 			app                => $app,
 			silent             => 1,

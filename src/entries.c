@@ -216,7 +216,7 @@ entries_explain(const Member *m, int field, const char *value,
 	return latest_change(m, field, value, stamp) != NULL;
 }
 
-/* Is this value one that we wrote, lately or long ago? */
+/* Is this value one that the document had already, as runs know? */
 static bool
 is_echo(const Member *m, const EntryChange *change)
 {

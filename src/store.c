@@ -242,10 +242,12 @@ store_read_pushed(const Mapping *map, Member **members, int n,
 
 	store_sql(
 		&scope,
-		"SELECT k.n, f.key, (f.value->1)::text "
+		"SELECT DISTINCT k.n, f.key, v::text "
 		"FROM unnest($1) WITH ORDINALITY k(key, n) "
-		"JOIN ekksync.change_log l ON l.key = k.key AND l.side = 'firestore', "
-		"jsonb_each(l.changes) f",
+		"JOIN ekksync.change_log l ON l.key = k.key, "
+		"jsonb_each(l.changes) f, "
+		"unnest(CASE l.side WHEN 'firestore' "
+		"THEN ARRAY[f.value->0, f.value->1] ELSE ARRAY[f.value->1] END) v",
 		1, types, &keys, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{

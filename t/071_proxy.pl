@@ -88,6 +88,7 @@ is_deeply(
 		passed => { commit => 1, batchGet => 1, runQuery => 1, nonsense => 1 },
 		struck => {},
 		reads  => 5,
+		empty  => 0,
 		writes => 3
 	},
 	'requests, documents read and writes are counted');

@@ -74,6 +74,7 @@ for my $n (sort { $a <=> $b } keys %INVARIANT)
 if (@bad)
 {
 	diag("EKKSYNC_SEED=$seed EKKSYNC_OPS=$ops EKKSYNC_FAULTS=$faults: " . @bad . ' violations');
+	diag('what was seen: ' . save_history($trace, "trace-$seed"));
 	my ($small, @left) = shrink($history, \@bad, $ENV{EKKSYNC_SHRINK} // 12, sub { my ($trace, @found) = play($_[0]); return @found; });
 	diag($_) for ChaosShrink::describe($small, @left);
 	diag('to play it again: EKKSYNC_HISTORY=' . save_history($small, "chaos-$seed"));

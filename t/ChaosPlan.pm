@@ -243,7 +243,7 @@ sub rules
 		if ($fault eq 'answer')
 		{
 			@rule{qw(status error)} = @{ one_of([ 409, 'ABORTED' ], [ 429, 'RESOURCE_EXHAUSTED' ], [ 500, 'INTERNAL' ], [ 503, 'UNAVAILABLE' ]) };
-			$rule{applied} = int rand 2;
+			$rule{applied} = $rule{status} >= 500 ? int rand 2 : 0;	# the others say that it was not
 		}
 		push @rules, \%rule;
 	}

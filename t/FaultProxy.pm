@@ -142,8 +142,8 @@ sub freeze { return kill STOP => $_[0]{pid}; }
 sub thaw   { return kill CONT => $_[0]{pid}; }
 
 # Since the start: requests by verb that came, those passed on and those struck
-# ({verb => n} each), documents in what was answered to us (reads), and writes
-# in the requests that were passed on (writes).
+# ({verb => n} each), documents in what was answered to us (reads), queries that
+# found none (empty), and writes in the requests that were passed on (writes).
 sub counts { return $_[0]->_order('counts'); }
 
 # The requests since the start, oldest first: verb, path, body (decoded), time

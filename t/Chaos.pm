@@ -148,7 +148,6 @@ sub new
 		errors  => [],
 		count   => { ops => 0, faults => 0, runs => 0, kills => 0 },
 		slowest => 0,
-		late    => 0,
 		serial  => 0
 	}, $class;
 	$self->{proxy} //= FaultProxy->new(to => $db->host, record => 2);
@@ -604,13 +603,13 @@ sub wave
 
 sub waves { my ($self, $waves) = @_; $self->wave(@{ $_ // [] }) for @{ $waves // [] }; return; }
 
+# Pass a write on that the proxy holds; false when there is none.
 sub release
 {
 	my ($self) = @_;
-	return if $self->{late} <= 0;
-	eval { $self->{proxy}->release; } or return;
-	$self->{late}--;
-	return;
+	return 1 if eval { $self->{proxy}->release; 1 };
+	die $@ unless $@ =~ /no request is held/;
+	return 0;
 }
 
 # Until the server takes connections again.
@@ -683,7 +682,6 @@ sub epoch
 	}
 	$self->forget_sessions, $self->await_server if $self->{crashed};
 	$self->{count}{faults} += $self->struck + ($pid && $epoch->{kill} ? 1 : 0) - ($held ? 1 : 0);
-	$self->{late} += grep { $_->{fault} eq 'late' } @rules;
 	$self->take_journal;
 	$self->sample;
 	return;
@@ -761,7 +759,7 @@ sub settle
 	my ($self) = @_;
 	my $db = $self->{db};
 	$self->{proxy}->start;
-	$self->release while $self->{late} > 0;
+	1 while $self->release;
 	for my $round (1 .. 4)
 	{
 		$self->take_journal;

@@ -223,7 +223,7 @@ my @patterns = (
 sub rules
 {
 	my @rules;
-	for (1 .. one_of(1, 1, 1, 2))
+	for (1 .. one_of(1, 1, 2))
 	{
 		my $fault = one_of(qw(drop drop lose lose lose answer answer answer tear broken fewer shape html cut lose_and_gone delay duplicate late late));
 		my %rule = (fault => $fault, nth => 1);
@@ -262,7 +262,7 @@ sub plan
 	my $weights = 0;
 	$weights += $_->[0] for @patterns;
 	my $n = $opt{epochs} // int($opt{ops} / 38) + 1;
-	$n = int($opt{faults} * 1.15) + 1 if $n < $opt{faults} * 1.15;
+	$n = int($opt{faults} * 1.2) + 1 if $n < $opt{faults} * 1.2;
 	my $each = $opt{ops} / $n;
 	for ($e = 0; $e < $n; $e++)
 	{
@@ -278,7 +278,7 @@ sub plan
 		}
 		$total += count_ops($epochs[$e]);
 		my $epoch = $epochs[$e];
-		$epoch->{rules} = $e > 0 && chance(0.85) ? rules() : [];
+		$epoch->{rules} = $e > 0 && chance(0.9) ? rules() : [];
 		if (chance(0.55)) { $epoch->{stop} = one_of(@STOPS); }
 		elsif (chance(0.5)) { $epoch->{hold} = one_of('commit', 'batchGet'); }
 		$epoch->{kill} = chance(0.75) ? 'term' : chance(0.8) ? 'kill' : 'postmaster' if $epoch->{stop} && chance(0.2);

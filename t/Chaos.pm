@@ -674,7 +674,7 @@ sub epoch
 	for my $name ('run0', $epoch->{double} ? 'run1' : ())
 	{
 		my $session = $self->{session}{$name} // next;
-		eval { $session->answer; 1 } or do
+		eval { $self->wait_over($name); $session->answer; 1 } or do
 		{
 			$self->await_server if $self->{crashed};
 			delete $self->{session}{$name} unless $@ =~ /ERROR/;
@@ -705,7 +705,19 @@ sub is_over
 	my ($self, $name) = @_;
 	my $session = $self->{session}{$name} // return 1;
 	eval { $session->{psql}->pump_nb; 1 } or return 1;
-	return $session->{out} =~ /^END$/m;
+	return !$session->is_busy || $session->{out} =~ /^END$/m;
+}
+
+# Await the end of a run; what is held goes on.
+sub wait_over
+{
+	my ($self, $name) = @_;
+	until ($self->is_over($name))
+	{
+		$self->{proxy}->resume;
+		sleep 0.01;
+	}
+	return;
 }
 
 sub wait_struck
@@ -781,6 +793,7 @@ sub play
 	my $n = 0;
 	for my $epoch (@{ $self->{history}{epochs} })
 	{
+		next if $epoch->{reserve} && $self->{count}{faults} >= $self->{history}{faults};
 		$self->epoch($n++, $epoch // {});
 		$self->{note}->($n, $self->{count});
 	}

@@ -9,7 +9,8 @@
 # have no order.
 #
 # An operation is a hash: "k", its kind; "key", the member's kennitala; and what
-# the kind needs.  t/Chaos.pm does them.
+# the kind needs.  t/Chaos.pm does them.  Epochs with "reserve" are only played
+# when there were not enough faults before.
 #	set		the row gets values: "v" {field => value}
 #	save	as the ORM does it: all columns, of which the form has changed "v"
 #	load	a form is opened, for
@@ -261,10 +262,11 @@ sub plan
 	my $total = 0;
 	my $weights = 0;
 	$weights += $_->[0] for @patterns;
-	my $n = $opt{epochs} // int($opt{ops} / 38) + 1;
+	my $n = int($opt{ops} / 32) + 1;
 	$n = int($opt{faults} * 1.2) + 1 if $n < $opt{faults} * 1.2;
 	my $each = $opt{ops} / $n;
-	for ($e = 0; $e < $n; $e++)
+	my $reserve = int($n / 4);
+	for ($e = 0; $e < $n + $reserve; $e++)
 	{
 		while ($total + count_ops($epochs[$e]) < $each * ($e + 1))
 		{
@@ -278,14 +280,15 @@ sub plan
 		}
 		$total += count_ops($epochs[$e]);
 		my $epoch = $epochs[$e];
-		$epoch->{rules} = $e > 0 && chance(0.9) ? rules() : [];
+		$epoch->{reserve} = 1 if $e >= $n;
+		$epoch->{rules} = $e > 0 && chance(0.75) ? rules() : [];
 		if (chance(0.55)) { $epoch->{stop} = one_of(@STOPS); }
 		elsif (chance(0.5)) { $epoch->{hold} = one_of('commit', 'batchGet'); }
 		$epoch->{kill} = chance(0.75) ? 'term' : chance(0.8) ? 'kill' : 'postmaster' if $epoch->{stop} && chance(0.2);
 		$epoch->{double} = 1 if chance(0.15);
 		put($e, one_of(qw(before during)), { k => 'release' }) if chance(0.4);
 	}
-	return { seed => $seed, members => \@members, epochs => [ @epochs[ 0 .. $n + 2 ] ] };
+	return { seed => $seed, faults => $opt{faults}, members => \@members, epochs => \@epochs };
 }
 
 sub waves_of { return map { @{ $_[0]{$_} // [] } } qw(before at_stop during); }

@@ -219,6 +219,27 @@ for my $during (0, 1)
 	quiet('late entries');
 }
 
+# The entry of a function that lags comes when the value has been written over by
+# Django, that had taken it, or that had beaten it.
+for my $seen (1, 0)
+{
+	my $name = $seen ? 'a value that was taken and edited since' : 'a value that lost';
+	my $key = next_key();
+	run_ok('1 0 0 0', "before the entry of $name");
+	$db->profile_edit($key, 'name', 'Þeirra', entry => 0);
+	run_ok('0 1 0 0', "$name is taken") if $seen;
+	$db->sql(name_sql($key, 'Okkar'));
+	run_ok($seen ? '1 0 0 0' : '1 0 1 0', "Django's is sent");
+	my $time = $db->doc_update_time($key);
+	my $entry = $db->queue_entry(docId => $key, changes => { 'profile.name' => 'Þeirra' });
+	ok($time lt $db->entry($entry)->{created_at}, "the entry of $name is younger than the document");
+	run_ok('0 0 0 0', "the entry of $name");
+	is_deeply(sides($key, 'name'), [ ('Okkar') x 2 ], '... does not bring it back');
+	is($db->doc_update_time($key), $time, '... writes nothing');
+	is(outcomes($entry), 'synced, closed: echo', '... and is closed');
+	quiet("the entry of $name");
+}
+
 # --------------------------------------------------------- a table that is locked
 
 # At this request a run halts, and the application locks the table.

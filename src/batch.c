@@ -231,7 +231,10 @@ typedef struct BatchRead
 	List *keys;
 } BatchRead;
 
-/* Read PostgreSQL's side of a batch: first pending rows, then values. */
+/*
+ * Read PostgreSQL's side of a batch, as of one moment: a value that is seen
+ * without the pending row of its change has no time.
+ */
 static void
 read_batch_work(void *arg)
 {
@@ -254,6 +257,7 @@ read_batch_work(void *arg)
 		queue_read_pending(run->map, members, batch->n, cxt);
 	}
 	queue_read_moves(run->map, members, batch->n, cxt);
+	at_step(in_read);
 	read_rows(run, members, batch->n);
 	note_moved(batch);
 	store_read_members(run->map, members, batch->n, run->anew, cxt);
@@ -266,7 +270,7 @@ static bool
 read_batch(Run *run, Batch *batch, List *keys)
 {
 	BatchRead work = {run, batch, keys};
-	ErrorData *error = tx_guarded(read_batch_work, &work, true);
+	ErrorData *error = tx_guarded_look(read_batch_work, &work);
 
 	if (error != NULL && !error_is_passing(error->sqlerrcode))
 		ReThrowError(error);

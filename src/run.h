@@ -242,6 +242,7 @@ typedef struct ConflictRow
 extern void tx_begin(void);
 extern void tx_commit(void);
 extern ErrorData *tx_guarded(void (*work)(void *arg), void *arg, bool commit);
+extern ErrorData *tx_guarded_look(void (*work)(void *arg), void *arg);
 
 /*
  * To the end of this transaction, which holds rows that others may want, wait

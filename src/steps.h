@@ -21,6 +21,7 @@
 	step(unstaged) /* staged entries of earlier runs are forgotten */ \
 	step(staged) /* a page of entries is staged */ \
 	step(scanned) /* a page of changed members is marked */ \
+	step(in_read) /* a batch: the queue is read, rows are not */ \
 	step(read) /* a batch: rows and queue are read */ \
 	step(documents) /* a batch: documents are read */ \
 	step(decided) /* a batch: it is decided what to do */ \

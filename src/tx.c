@@ -26,13 +26,20 @@ static struct
 	MemoryContext caller_cxt;
 } tx_state;
 
-void
-tx_begin(void)
+static void
+begin(int isolation)
 {
 	tx_state.caller_cxt = CurrentMemoryContext;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+	XactIsoLevel = isolation;
 	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+void
+tx_begin(void)
+{
+	begin(XACT_READ_COMMITTED);
 }
 
 /*
@@ -64,20 +71,15 @@ tx_wait_briefly(void)
 							 GUC_ACTION_LOCAL, true, 0, false);
 }
 
-/*
- * Call work(arg) in a transaction of its own and commit it, or, with commit
- * false, undo it.  NULL, or the error it failed with, in the current memory
- * context; what ends a run is thrown again.
- */
-ErrorData *
-tx_guarded(void (*work)(void *arg), void *arg, bool commit)
+static ErrorData *
+guarded(void (*work)(void *arg), void *arg, bool commit, int isolation)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	ErrorData *volatile error = NULL;
 
 	PG_TRY();
 	{
-		tx_begin();
+		begin(isolation);
 		work(arg);
 		if (commit)
 			tx_commit();
@@ -97,4 +99,22 @@ tx_guarded(void (*work)(void *arg), void *arg, bool commit)
 	if (error != NULL && error_ends_run(error->sqlerrcode))
 		ReThrowError(error);
 	return error;
+}
+
+/*
+ * Call work(arg) in a transaction of its own and commit it, or, with commit
+ * false, undo it.  NULL, or the error it failed with, in the current memory
+ * context; what ends a run is thrown again.
+ */
+ErrorData *
+tx_guarded(void (*work)(void *arg), void *arg, bool commit)
+{
+	return guarded(work, arg, commit, XACT_READ_COMMITTED);
+}
+
+/* The same, for work that reads: all of it sees the same moment. */
+ErrorData *
+tx_guarded_look(void (*work)(void *arg), void *arg)
+{
+	return guarded(work, arg, true, XACT_REPEATABLE_READ);
 }

@@ -128,12 +128,12 @@ run_ok('30 0 0 0', 'first push');
 
 # The application has changed the row and not committed yet; the document has
 # another value, with an entry.  $local makes the statement that changes a
-# member's row.  The commit comes before the run wants the row, or when it could
-# not have it.
+# member's row.  The commit comes between the reading of the queue and that of the
+# row, before the run wants the row, or when it could not have it.
 sub race
 {
 	my ($name, $field, $local, %opt) = @_;
-	race_at($_, "$name, committed at the step $_", $field, $local, %opt) for qw(decided in_lock);
+	race_at($_, "$name, committed at the step $_", $field, $local, %opt) for qw(in_read decided in_lock);
 	return;
 }
 

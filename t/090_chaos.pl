@@ -6,7 +6,7 @@
 #	EKKSYNC_SEED	the history's seed; else one of the clock's
 #	EKKSYNC_OPS		how many operations (2000)
 #	EKKSYNC_FAULTS	how many faults at least (50)
-#	EKKSYNC_MEMBERS	of how many members (80)
+#	EKKSYNC_MEMBERS	of how many members at first (80; one more for 400 operations)
 #	EKKSYNC_HISTORY	a file with a history, to be played instead
 #	EKKSYNC_SHRINK	tries to make a failing history shorter (12; 0: none)
 
@@ -25,7 +25,7 @@ my $seed = $ENV{EKKSYNC_SEED} // int(time);
 my $ops = $ENV{EKKSYNC_OPS} // 2000;
 my $faults = $ENV{EKKSYNC_FAULTS} // 50;
 my $history = $ENV{EKKSYNC_HISTORY} ? read_history($ENV{EKKSYNC_HISTORY})
-  : plan($seed, ops => $ops, faults => $faults, members => $ENV{EKKSYNC_MEMBERS} // 80);
+  : plan($seed, ops => $ops, faults => $faults, members => $ENV{EKKSYNC_MEMBERS} // int(75 + $ops / 400));
 note("EKKSYNC_SEED=$seed EKKSYNC_OPS=$ops EKKSYNC_FAULTS=$faults");
 
 my $db = EkkSync->new(members => 0, conf => Chaos::conf());

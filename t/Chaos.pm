@@ -144,7 +144,8 @@ sub new
 		pages   => {},
 		forms   => {},
 		fences  => {},
-		samples => [],
+		samples => 0,
+		queued  => {},
 		errors  => [],
 		count   => { ops => 0, faults => 0, runs => 0, kills => 0 },
 		slowest => 0,
@@ -294,10 +295,17 @@ sub session
 	my ($self, $name) = @_;
 	return $self->{session}{$name} //= do
 	{
-		my $session = Session->new($self->{db}, undef, 36_000);
+		my $session = Session->new($self->{db}, $name eq 'admin' ? 'postgres' : undef, 36_000);
 		$session->sql($name =~ /^run/ ? 'SET lock_timeout = 0' : "SET chaos.who = '$name'; SET lock_timeout = '20s'");
 		$session;
 	};
+}
+
+# Ask the server as its superuser.
+sub admin
+{
+	my ($self, $sql) = @_;
+	return $self->session('admin')->sql($sql =~ s/\s*\z//r);
 }
 
 sub forget_sessions
@@ -470,7 +478,7 @@ sub stamps
 		my ($field) = keys %{ $_->{v} };
 		"SELECT '$_->{key}' AS key, (SELECT max(created_at) FROM membership_membersyncqueue WHERE ssn = '$_->{key}' AND fields_changed ? '$field')::text AS at"
 	} @ops;
-	my %at = map { split /\|/, $_, 2 } split /\n/, $self->{db}->sql($sql);
+	my %at = map { split /\|/, $_, 2 } split /\n/, $self->admin($sql);
 	$_->{at} = length($at{ $_->{key} } // '') ? micros($at{ $_->{key} }) : undef for @ops;
 	return;
 }
@@ -585,8 +593,8 @@ sub wave
 		$self->{count}{ops}++ unless $op->{k} eq 'release';
 		if ($op->{k} eq 'load')
 		{
-			my ($row) = $self->{db}->rows("SELECT * FROM membership_comrade WHERE ssn = '$op->{key}'");
-			$self->{forms}{ $op->{key} } = $row if $row;
+			my $row = $self->admin("SELECT to_json(m) FROM membership_comrade m WHERE ssn = '$op->{key}'");
+			$self->{forms}{ $op->{key} } = $json->decode($row) if $row ne '';
 		}
 		elsif ($op->{k} eq 'release') { $self->release; }
 		elsif (my $make = $local{ $op->{k} })
@@ -620,18 +628,63 @@ sub await_server
 	return;
 }
 
-# The stamps of the base, and what must not go away.
+# What may only grow, and the stamps of the base, which may not go back: since
+# the last sample.
 sub sample
 {
 	my ($self) = @_;
-	push @{ $self->{samples} }, $json->decode($self->{db}->admin_sql(<<'SQL'));
+	my $last = $self->{sample} // { conflict => 0, queue => 0, run => 0 };
+	my $now = $json->decode($self->admin(<<"SQL"));
 SELECT json_build_object(
-	'base', (SELECT json_object_agg(key, (SELECT json_object_agg(b.key, b.value -> 't') FROM jsonb_each(base) b)) FROM ekksync.member),
-	'conflicts', (SELECT json_agg(id) FROM ekksync.conflict),
-	'pending', (SELECT json_agg(id) FROM membership_membersyncqueue WHERE sync_status = 'pending'),
-	'queue', (SELECT json_agg(id) FROM membership_membersyncqueue),
-	'tombstones', (SELECT json_agg(key) FROM ekksync.member WHERE tombstone IS NOT NULL))
+	'run', (SELECT max(id) FROM ekksync.run),
+	'conflict', (SELECT max(id) FROM ekksync.conflict),
+	'conflicts', (SELECT count(*) FROM ekksync.conflict),
+	'conflicts_before', (SELECT count(*) FROM ekksync.conflict WHERE id <= $last->{conflict}),
+	'queue', (SELECT max(id) FROM membership_membersyncqueue),
+	'queued', (SELECT count(*) FROM membership_membersyncqueue),
+	'queued_before', (SELECT count(*) FROM membership_membersyncqueue WHERE id <= $last->{queue}),
+	'tombstones', (SELECT json_agg(key) FROM ekksync.member WHERE tombstone IS NOT NULL),
+	'base', (SELECT json_object_agg(key, (SELECT json_object_agg(b.key, b.value -> 't') FROM jsonb_each(base) b))
+		FROM ekksync.member WHERE last_run >= $last->{run}))
 SQL
+	my $epoch = $self->{samples}++;
+	for my $what (qw(conflict queue))
+	{
+		my $many = $what eq 'queue' ? 'queued' : 'conflicts';
+		push @{ $self->{removed} }, "$what rows, before epoch $epoch" if defined $last->{$many} && $now->{"${many}_before"} != $last->{$many};
+		$now->{$what} //= 0;
+	}
+	for my $key (sort keys %{ $now->{base} // {} })
+	{
+		my $known = $self->{base}{$key} //= {};
+		for my $field (sort keys %{ $now->{base}{$key} // {} })
+		{
+			my $stamp = $now->{base}{$key}{$field} // next;
+			push @{ $self->{went_back} }, [ $key, $field, "$known->{$field} to $stamp, before epoch $epoch" ] if $stamp < ($known->{$field} // $stamp);
+			$known->{$field} = $stamp;
+		}
+	}
+	$self->{tombstones}{$_} = 1 for @{ $now->{tombstones} // [] };
+	delete $now->{base};
+	$self->{sample} = $now;
+	return;
+}
+
+# Somebody clears entries away that are done, as an admin does it: the emulator
+# looks through all there are at each query.
+sub clear_entries
+{
+	my ($self) = @_;
+	my @done = grep { ($_->{fields}{sync_status}{stringValue} // '') =~ /^(?:synced|failed)$/ }
+	  $self->{db}->raw_docs('sync_queue', select => ['sync_status']);
+	my @gone;
+	for my $doc (@done)
+	{
+		my ($id) = $doc->{name} =~ m{([^/]+)\z};
+		$self->{queued}{$id} = $doc->{fields}{sync_status}{stringValue};
+		push @gone, ["sync_queue/$id"];
+	}
+	$self->{db}->commit(splice @gone, 0, 400) while @gone;
 	return;
 }
 
@@ -681,6 +734,7 @@ sub epoch
 		};
 	}
 	$self->forget_sessions, $self->await_server if $self->{crashed};
+	$self->clear_entries if $number % 40 == 39;
 	$self->{count}{faults} += $self->struck + ($pid && $epoch->{kill} ? 1 : 0) - ($held ? 1 : 0);
 	$self->take_journal;
 	$self->sample;
@@ -855,9 +909,10 @@ sub trace
 		entries => $self->{entries},
 		rows    => \%rows,
 		docs    => \%docs,
-		queued  => { map { ($_ => $queued->{$_}{sync_status}) } keys %$queued },
+		queued  => { %{ $self->{queued} }, map { ($_ => $queued->{$_}{sync_status}) } keys %$queued },
+		tombstones => [ sort keys %{ $self->{tombstones} } ],
 		(map { ($_ => $state->{$_} // []) } qw(queue inbox conflicts runs members)),
-		(map { ($_ => $self->{$_}) } qw(fences sent samples errors slowest last_runs count))
+		(map { ($_ => $self->{$_} // []) } qw(fences sent removed went_back errors slowest last_runs count))
 	};
 }
 

@@ -238,6 +238,8 @@ sub rules
 			$rule{nth} = 1 + int rand 2;
 		}
 		@rule{qw(verb match)} = ('commit', '/documents/members/') if $fault eq 'late';
+		# a query's answer with less in it is a true answer to another one
+		$rule{verb} = 'batchGet' if $fault eq 'fewer' && $rule{verb} eq 'runQuery';
 		$rule{drop} = 1 if $fault eq 'late';
 		$rule{seconds} = 0.05 if $fault eq 'delay';
 		$rule{times} = 1 + int rand 2;
@@ -262,7 +264,7 @@ sub plan
 	my $total = 0;
 	my $weights = 0;
 	$weights += $_->[0] for @patterns;
-	my $n = int($opt{ops} / 32) + 1;
+	my $n = int($opt{ops} / ($opt{ops} > 10_000 ? 45 : 32)) + 1;
 	$n = int($opt{faults} * 1.2) + 1 if $n < $opt{faults} * 1.2;
 	my $each = $opt{ops} / $n;
 	my $reserve = int($n / 4);

@@ -135,16 +135,22 @@ sub add
 sub run_at
 {
 	my ($time) = @_;
-	my $found;
-	for (@runs) { $found = $_ if $_->{start} <= $time; }
-	return $found;
+	my ($from, $upto) = (0, scalar @runs);
+	while ($from < $upto)
+	{
+		my $middle = int(($from + $upto) / 2);
+		if ($runs[$middle]{start} <= $time) { $from = $middle + 1; }
+		else                                { $upto = $middle; }
+	}
+	return $from > 0 ? $runs[ $from - 1 ] : undef;
 }
 
 # Was any run at work between two times?
 sub run_between
 {
 	my ($from, $upto) = @_;
-	return grep { $_->{start} <= $upto && $_->{end} >= $from } @runs;
+	my $last = run_at($upto) // return 0;
+	return $last->{end} >= $from;
 }
 
 # Events of a side whose value is there at some time from $from to $upto.
@@ -274,7 +280,7 @@ sub check_conflict
 	if ($w)
 	{
 		bad(2, $key, $field, "$what: the edit of the row had seen that of the document") if has_come($w, $rows, $a->{t});
-		bad(2, $key, $field, "$what: the edit of the document had seen that of the row") if has_come($a, [ grep { $_->{by} eq 'run' } @$doc ], $w->{t});
+		bad(2, $key, $field, "$what: the edit of the document had seen that of the row") if has_come($a, $doc, $w->{t});
 	}
 	my ($run) = grep { $_->{id} == $row->{run} } @runs;
 	my $start = $run ? $run->{start} : 0;
@@ -296,12 +302,14 @@ sub fold
 {
 	my ($key, $field) = @_;
 	my ($a) = grep { $_->{by} eq 'user' && $_->{v} ne $GONE } reverse @{ $P{$key}{$field} };
+	my $unset = $a && $a->{kind} eq 'come' && $a->{v} eq 'null';	# entered without a value: nobody cleared one
 	my ($w) = grep { $_->{by} eq 'user' && $_->{v} ne $GONE } reverse @{ $D{$key}{$field} // [] };
 	my @values;
 	if (!$w) { @values = ($a->{v}); }
 	elsif (!$a) { @values = ($w->{v}); }
+	elsif ($unset) { @values = ($a->{v}, $w->{v}); }
 	elsif (has_come($w, $P{$key}{$field}, $a->{t})) { @values = ($a->{v}); }
-	elsif (has_come($a, [ grep { $_->{by} eq 'run' } @{ $D{$key}{$field} } ], $w->{t})) { @values = ($w->{v}); }
+	elsif (has_come($a, $D{$key}{$field}, $w->{t})) { @values = ($w->{v}); }
 	elsif (local_is_later($key, $field, $a, $w, 9e18)) { @values = ($a->{v}); }
 	else { @values = ($a->{v}, $w->{v}); }
 	# entries that no document ever held, or not when they came
@@ -378,6 +386,26 @@ sub check_unmapped
 
 # ------------------------------------------------------------------- queue, entries
 
+# The change, of one member's, whose trigger's clock was between ours; a stamp that
+# had to be above the one before it is a little later.
+sub change_at
+{
+	my ($changes, $at) = @_;
+	my ($from, $upto) = (0, scalar @$changes);
+	while ($from < $upto)		# the first that began later
+	{
+		my $middle = int(($from + $upto) / 2);
+		if ($changes->[$middle]{lo} <= $at) { $from = $middle + 1; }
+		else                                { $upto = $middle; }
+	}
+	my $first = $from > 5 ? $from - 5 : 0;
+	for my $event (reverse @$changes[ $first .. $from - 1 ])
+	{
+		return $event if $at <= $event->{hi} + 10 && !$event->{queued};
+	}
+	return;
+}
+
 sub check_queue
 {
 	my %changes;				# of users, by member, in their order
@@ -386,6 +414,7 @@ sub check_queue
 		next unless $event->{by} eq 'user';
 		push @{ $changes{ $event->{key} } }, $event;
 	}
+	@$_ = sort { $a->{lo} <=> $b->{lo} } @$_ for values %changes;
 	my (%seen, %count);
 	for my $row (@{ $t->{queue} })
 	{
@@ -393,17 +422,14 @@ sub check_queue
 		my $at = micros($row->{created_at});
 		bad(11, $row->{ssn}, '', "queue row $row->{id} is pending") if $row->{sync_status} eq 'pending';
 		bad(11, $row->{ssn}, '', "queue row $row->{id} has failed: $row->{error_message}") if $row->{sync_status} eq 'failed';
-		# the trigger's clock is between ours; a stamp that had to be above the
-		# one before it is a little later
-		my ($event) = grep { $_->{lo} <= $at && $at <= $_->{hi} + 10 } @{ $changes{ $row->{ssn} } // [] };
+		my $event = change_at($changes{ $row->{ssn} } // [], $at);
 		if (!$event)
 		{
 			bad(14, $row->{ssn}, join(',', sort keys %{ $row->{fields_changed} }),
 				"queue row $row->{id} of $row->{created_at}: there was no such change, or not then");
 			next;
 		}
-		$event->{queued} = $row;
-		$_->{stamp} = $at for grep { $_->{id} && $_->{id} == $event->{id} } map { @$_ } values %{ $P{ $row->{ssn} } };
+		@$event{qw(queued stamp)} = ($row, $at);
 	}
 	for my $key (sort keys %changes)
 	{
@@ -483,31 +509,10 @@ sub check_enqueued
 
 sub check_runs
 {
-	my $last = 0;
-	my %base;
-	my @before;
-	my %gone = map { ($_->{key} => 1) } @{ $t->{members} };
-	for my $n (0 .. $#{ $t->{samples} })
-	{
-		my $sample = $t->{samples}[$n];
-		for my $key (keys %{ $sample->{base} // {} })
-		{
-			for my $field (keys %{ $sample->{base}{$key} // {} })
-			{
-				my $stamp = $sample->{base}{$key}{$field} // next;
-				bad(6, $key, $field, "the base's stamp went back from $base{$key}{$field} to $stamp, before epoch $n")
-				  if $stamp < ($base{$key}{$field} // $stamp);
-				$base{$key}{$field} = $stamp;
-			}
-		}
-		my %now = map { my $set = $_; ($set => { map { ($_ => 1) } @{ $sample->{$set} // [] } }) } qw(conflicts queue);
-		for my $set (qw(conflicts queue))
-		{
-			bad(9, '', '', "$set: $_ has gone before epoch $n") for grep { !$now{$set}{$_} } keys %{ $before[0]{$set} // {} };
-		}
-		bad(9, $_, '', 'its tombstone has gone') for grep { !$gone{$_} } @{ $sample->{tombstones} // [] };
-		@before = (\%now);
-	}
+	bad(6, @$_[ 0, 1 ], "the base's stamp went back from $_->[2]") for @{ $t->{went_back} };
+	bad(9, '', '', "something has gone: $_") for @{ $t->{removed} };
+	my %known = map { ($_->{key} => 1) } @{ $t->{members} };
+	bad(9, $_, '', 'it is not known any more that this member is deleted') for grep { !$known{$_} } @{ $t->{tombstones} };
 	my @log;
 	my %log;
 	for my $sent (sort { $a->{came} <=> $b->{came} } @{ $t->{sent} // [] })
@@ -595,16 +600,9 @@ sub judge
 	@bad = ();
 	histories();
 	check_queue();
-	for my $key (sort keys %P)
+	for my $event (grep { $_->{kind} eq 'come' && $_->{by} eq 'run' } @{ $t->{P} })
 	{
-		for my $event (grep { $_->{key} eq $key && $_->{kind} eq 'come' && $_->{by} eq 'run' } @{ $t->{P} })
-		{
-			bad(7, $key, '', 'a run inserted a member');
-		}
-		for my $field (sort keys %{ $P{$key} })
-		{
-			$P{$key}{$field}[$_]{queued} //= undef for 0 .. $#{ $P{$key}{$field} };
-		}
+		bad(7, $event->{key}, '', 'a run inserted a member');
 	}
 	link_queue();
 	for my $key (sort keys %P)
@@ -631,12 +629,12 @@ sub judge
 # Queue rows were found for the changes; the histories' events know theirs.
 sub link_queue
 {
-	my %queued = map { ($_->{id} => $_->{queued}) } grep { $_->{queued} } @{ $t->{P} };
+	my %queued = map { ($_->{id} => $_) } grep { $_->{queued} } @{ $t->{P} };
 	for my $fields (values %P)
 	{
 		for my $events (values %$fields)
 		{
-			$_->{queued} = $queued{ $_->{id} // 0 } for @$events;
+			@$_{qw(queued stamp)} = @{ $queued{ $_->{id} } }{qw(queued stamp)} for grep { $queued{ $_->{id} // 0 } } @$events;
 		}
 	}
 	return;
@@ -660,7 +658,8 @@ sub story
 	}
 	return () unless @lines;
 	my ($first, $last) = (sort { $a <=> $b } map { $_->[0] } @lines)[ 0, -1 ];
-	push @lines, [ $_->{start}, "run $_->{id} ($_->{status})" ] for grep { $_->{start} <= $last + 5e6 && $_->{start} >= $first } @runs;
+	my @near = map { $_->[0] } @lines;
+	push @lines, [ $_->{start}, "run $_->{id} ($_->{status})" ] for grep { my $run = $_; grep { $_ >= $run->{start} - 1e6 && $_ <= $run->{end} + 1e6 } @near } @runs;
 	return map { sprintf '%12.6f  %s', ($_->[0] - $first) / 1e6, $_->[1] } sort { $a->[0] <=> $b->[0] } @lines;
 }
 

@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "capture.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/tuptable.h"
@@ -171,9 +172,11 @@ capture_member(const Mapping *mapping, const Watched *watched,
 			notes_write(&notes, mapping, "update", &after, true);
 		return;
 	}
-	if (was)
+	if (was && !(new == NULL &&capture_expected(before.key, CAPTURE_ROW,
+												CAPTURE_DELETED)))
 		write_delete(mapping, &before, is ? after.key : NULL, new == NULL);
-	if (is)
+	if (is && !(old == NULL &&
+				capture_expected(after.key, CAPTURE_ROW, CAPTURE_INSERTED)))
 		write_create(mapping, watched, &after, new);
 }
 

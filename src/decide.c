@@ -602,7 +602,7 @@ decide_conflicts(const Run *run, const Member *m)
 
 	if (m->problem != NULL)
 		return NIL;
-	if (m->gone)
+	if (m->gone && m->fate != FATE_ERASE)
 		return conflicts_of_gone(run, m);
 	for (f = 0; f < run->map->nfields; f++)
 	{

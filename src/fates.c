@@ -26,11 +26,13 @@ fate_change_json(const Run *run, const Member *m)
 	int f;
 
 	initStringInfo(&buf);
+	appendStringInfoChar(&buf, '{');
 	for (f = 0; f < run->map->nfields; f++)
 	{
 		if (m->local[f] == NULL || strcmp(m->local[f], CANON_NULL) == 0)
 			continue;
-		appendStringInfoChar(&buf, buf.len == 0 ? '{' : ',');
+		if (buf.len > 1)
+			appendStringInfoChar(&buf, ',');
 		escape_json(&buf, run->map->fields[f].name);
 		appendStringInfo(&buf, ":[%s,null]", m->local[f]);
 	}

@@ -367,7 +367,9 @@ is_reborn(const Run *run, const Member *m, const Entry *create)
 {
 	if (m->tombstone == 0 && !decide_has_delete(m))
 		return false; /* the row went unseen: that is not settled yet */
-	if (create != NULL && create->stamp > deleted_at(m))
+	/* what others copied of our own writes may come at any time */
+	if (create != NULL && create->stamp > deleted_at(m) &&
+		entries_is_news(m, create))
 		return true;
 	return !m->doc->missing && !decide_has_delete(m) &&
 		   m->doc->create_time > m->tombstone && !may_be_ours(run, m);

@@ -68,6 +68,7 @@ store_strangers(Run *run, Member **members, int n)
 	TimestampTz *times = palloc(sizeof(TimestampTz) * (n + 1));
 	char **problems = palloc(sizeof(char *) * (n + 1));
 	Datum values[4];
+	int count = 0;
 	int i;
 
 	if (n == 0 || !run->opt.pull)
@@ -77,6 +78,7 @@ store_strangers(Run *run, Member **members, int n)
 		Member *m = members[i];
 		bool stays = m->stranger != NULL && !m->doc->missing;
 
+		count += stays;
 		keys[i] = m->key;
 		times[i] = stays ? m->doc->update_time : 0;
 		problems[i] = stays ? unconstify(char *, m->stranger) : NULL;
@@ -89,6 +91,8 @@ store_strangers(Run *run, Member **members, int n)
 	store_sql_only("DELETE FROM ekksync.stranger s USING unnest($1, $2, $3) "
 				   "u(key, t, p) WHERE s.key = u.key AND u.t IS NULL",
 				   3, types, values, NULL);
+	if (count == 0)
+		return;
 	store_sql_only("INSERT INTO ekksync.stranger (key, doc_time, tried, "
 				   "problem) SELECT u.key, u.t, CASE WHEN $4 THEN u.t END, "
 				   "u.p FROM unnest($1, $2, $3) u(key, t, p) "

@@ -369,8 +369,10 @@ for my $step (qw(in_rows in_record applied sent in_settle))
 	remove($copied);
 	run_ok('1 0 0 0', 'the document goes');
 	my $echo = $db->queue_entry(docId => $copied, action => 'create', changes => { map { $_ => $copy->{$_} } qw(profile membership metadata) });
-	run_ok('0 0 0 1', 'a late echo of a creation');
+	my $older = create_entry($copied, new_doc($copied), created_at => timestamp(time - 3600));
+	run_ok('0 0 0 2', 'a late echo of a creation');
 	is(outcome($echo) . (row_of($copied) // ''), 'failed: member not found', 'a copy of our own document inserts nobody');
+	is(outcome($older) . (row_of($copied) // ''), 'failed: member not found', '... nor does a creation that is older than the deletion');
 	create_entry($copied, new_doc($copied));
 	run_ok('1 1 0 0', 'a new creation');
 	is(row_of($copied)->{name}, "Ný $copied", '... but what is new does');

@@ -88,10 +88,20 @@ CREATE TABLE ekksync.member (
 	base jsonb NOT NULL DEFAULT '{}',
 	in_flight jsonb NOT NULL DEFAULT '[]',
 	tombstone timestamptz,
+	away timestamptz,
 	last_run bigint
 );
 CREATE INDEX member_due ON ekksync.member (key) WHERE due;
-COMMENT ON TABLE ekksync.member IS 'per member: base values with stamps and origins, document updateTime, notes of writes in flight, tombstone';
+CREATE INDEX member_tombstone ON ekksync.member (key) WHERE tombstone IS NOT NULL;
+COMMENT ON TABLE ekksync.member IS 'per member: base values with stamps and origins, document updateTime, notes of writes in flight, tombstone, since when its document may be away';
+
+CREATE TABLE ekksync.stranger (
+	key text COLLATE "C" NOT NULL PRIMARY KEY,
+	doc_time timestamptz NOT NULL,
+	tried timestamptz,
+	problem text NOT NULL
+);
+COMMENT ON TABLE ekksync.stranger IS 'documents in members that PostgreSQL does not know: updateTime when last seen, and when last tried';
 
 CREATE TABLE ekksync.inbox (
 	doc_id text COLLATE "C" NOT NULL PRIMARY KEY,
@@ -150,6 +160,7 @@ CREATE TABLE ekksync.run (
 	to_django_failed integer NOT NULL DEFAULT 0,
 	conflicts integer NOT NULL DEFAULT 0,
 	docs_read bigint NOT NULL DEFAULT 0,
+	docs_scanned bigint NOT NULL DEFAULT 0,
 	docs_written bigint NOT NULL DEFAULT 0,
 	docs_deleted bigint NOT NULL DEFAULT 0,
 	bytes_sent bigint NOT NULL DEFAULT 0,
@@ -194,6 +205,7 @@ SELECT pg_catalog.pg_extension_config_dump('ekksync.state', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.mapping', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.dependency', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.member', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.stranger', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.inbox', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.conflict', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.conflict_id_seq', '');
@@ -371,11 +383,16 @@ CREATE VIEW ekksync_conflicts AS
 	FROM ekksync.conflict;
 COMMENT ON VIEW ekksync_conflicts IS 'concurrent changes of one field: both values, both times, who won and why';
 
+CREATE VIEW ekksync_strangers AS
+	SELECT key AS member, doc_time, tried IS NOT NULL AS tried, problem
+	FROM ekksync.stranger;
+COMMENT ON VIEW ekksync_strangers IS 'documents in members that PostgreSQL does not know, as far as scans and entries have shown, and why they are not inserted';
+
 CREATE VIEW ekksync_runs AS
 	SELECT id AS run, status, direction, dry_run, scan, started_at,
 		finished_at OPERATOR(pg_catalog.-) started_at AS duration,
 		to_firestore, to_firestore_failed, to_django, to_django_failed, conflicts,
-		docs_read, docs_written, docs_deleted, requests, retries,
+		docs_read, docs_scanned, docs_written, docs_deleted, requests, retries,
 		bytes_sent, bytes_received, peak_memory_kb, phase, sqlstate, error, log_document
 	FROM ekksync.run;
 COMMENT ON VIEW ekksync_runs IS 'the history of runs, with their cost';

@@ -81,13 +81,18 @@ recheck(Run *run, Member **members, int n)
 	{
 		Member *m = members[i];
 		bool moved = !same_pending(m->pending, before[i].pending);
+		bool erased = m->fate == FATE_ERASE;
 
 		if (m->again)
 			continue;
 		for (f = 0; f < run->map->nfields && !moved; f++)
 			moved = !same_text(m->local[f], before[i].local[f]);
 		if (moved)
+		{
 			decide_member(run, m);
+			/* to be counted by the guard */
+			m->again = m->fate == FATE_ERASE && !erased;
+		}
 		else
 			m->pending = before[i].pending; /* with their outcome */
 	}
@@ -177,6 +182,8 @@ change_json(const Run *run, const Member *m, bool firestore)
 	StringInfoData buf;
 	int f;
 
+	if (m->fate == FATE_ERASE)
+		return firestore ? NULL : fate_change_json(run, m);
 	initStringInfo(&buf);
 	for (f = 0; f < run->map->nfields; f++)
 	{
@@ -292,7 +299,13 @@ record_member(Run *run, Member *m)
 	if (!m->has_push)
 	{
 		m->first_contact = false;
-		m->tombstone = m->gone ? run->started_at : 0;
+		if (!m->gone)
+			m->tombstone = 0;
+		else if (m->tombstone == 0 || m->pending != NIL)
+			m->tombstone = run->started_at;
+		m->away = m->fate != FATE_AWAY ? 0
+				  : m->away != 0	   ? m->away
+									   : run->started_at;
 	}
 }
 
@@ -306,7 +319,7 @@ lock_members(Run *run, Member **members, int n)
 	int i;
 
 	for (i = 0; i < n; i++)
-		if (members[i]->has_pull)
+		if (members[i]->has_pull && members[i]->fate != FATE_INSERT)
 			pulls[npulls++] = members[i];
 	if (npulls > 0)
 		recheck(run, pulls, npulls);
@@ -337,7 +350,12 @@ apply_members(Run *run, Member **all, int n)
 			continue;
 		keys[nchanges] = members[i]->key;
 		changes[nchanges++] = change_json(run, members[i], false);
-		if (!write_rows(run, members[i], -1))
+		if (members[i]->fate == FATE_ERASE || members[i]->fate == FATE_INSERT)
+		{
+			if (!fate_apply(run, members[i]))
+				nchanges--;
+		}
+		else if (!write_rows(run, members[i], -1))
 		{
 			/* to be pushed back, when it is read again */
 			members[i]->has_push = false;
@@ -361,6 +379,7 @@ apply_members(Run *run, Member **all, int n)
 	run->figures.to_django += nchanges;
 	store_decide_entries(run, entries);
 	store_write_members(run, members, n);
+	store_strangers(run, members, n);
 	settle_rows(run, members, n);
 	at_step(in_record);
 }
@@ -462,6 +481,11 @@ fail_member_work(void *arg)
 	report_field_errors(work->run, m);
 	settle_rows(work->run, &m, 1);
 	store_decide_entries(work->run, m->entries);
+	if (m->fate != FATE_INSERT)
+		return;
+	store_strangers(work->run, &m, 1);
+	if (m->entries == NIL)
+		work->run->figures.to_django_failed++;
 }
 
 /*
@@ -474,7 +498,9 @@ fail_member(Run *run, Member *m, const ErrorData *error)
 	ApplyWork work = {run, &m, 1, -1};
 	RunFigures figures = run->figures;
 
-	m->problem = clip_message(error->message);
+	m->problem = fate_problem(m, error);
+	if (m->fate == FATE_INSERT)
+		m->stranger = m->problem;
 	error = tx_guarded(fail_member_work, &work, true);
 	if (error == NULL)
 		return;
@@ -496,8 +522,9 @@ apply_alone(Run *run, Member *m)
 	if (error != NULL && !error_is_passing(error->sqlerrcode) &&
 		batch_is_unreadable(run))
 		ReThrowError(error);
-	for (tries = 0; tries < 2 && error != NULL && m->has_pull &&
-					!error_is_passing(error->sqlerrcode);
+	for (tries = 0;
+		 tries < 2 && error != NULL && m->has_pull && m->fate != FATE_ERASE &&
+		 m->fate != FATE_INSERT && !error_is_passing(error->sqlerrcode);
 		 tries++)
 	{
 		refuse_fields(run, m, error, tries > 0);

@@ -479,6 +479,7 @@ delete_state(void)
 	sql_enter(&scope, ekksync_owner_oid());
 	sql_run("DELETE FROM ekksync.mapping", 0, NULL, NULL, NULL, false, 0);
 	sql_run("DELETE FROM ekksync.member", 0, NULL, NULL, NULL, false, 0);
+	sql_run("DELETE FROM ekksync.stranger", 0, NULL, NULL, NULL, false, 0);
 	sql_run("DELETE FROM ekksync.inbox", 0, NULL, NULL, NULL, false, 0);
 	sql_run("DELETE FROM ekksync.plan", 0, NULL, NULL, NULL, false, 0);
 	sql_run("DELETE FROM ekksync.state", 0, NULL, NULL, NULL, false, 0);

@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "capture.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/tuptable.h"
@@ -140,6 +141,13 @@ write_create(const Mapping *mapping, const Watched *watched,
 	notes_write(&notes, mapping, "create", owner, true);
 }
 
+/* Does the run in this process insert or delete the row itself? */
+static bool
+by_run(const char *key, const char *what)
+{
+	return capture_expected(key, CAPTURE_ROW, what);
+}
+
 static void
 capture_member(const Mapping *mapping, const Watched *watched,
 			   TupleTableSlot *old, TupleTableSlot *new)
@@ -171,9 +179,9 @@ capture_member(const Mapping *mapping, const Watched *watched,
 			notes_write(&notes, mapping, "update", &after, true);
 		return;
 	}
-	if (was)
+	if (was && (new != NULL || !by_run(before.key, CAPTURE_DELETED)))
 		write_delete(mapping, &before, is ? after.key : NULL, new == NULL);
-	if (is)
+	if (is && (old != NULL || !by_run(after.key, CAPTURE_INSERTED)))
 		write_create(mapping, watched, &after, new);
 }
 

@@ -9,6 +9,14 @@
 #include "ekksync.h"
 
 /*
+ * In place of a field and its value: the member's row itself, which the run
+ * inserts or deletes.
+ */
+#define CAPTURE_ROW ""
+#define CAPTURE_INSERTED "inserted"
+#define CAPTURE_DELETED "deleted"
+
+/*
  * From now until capture_expect_end, or the end of the (sub)transaction that
  * is current, a change of this member's field to this canonical value is the
  * run's own.  Values are copied.  Everything else is captured as always.

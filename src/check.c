@@ -143,10 +143,58 @@ check_keys(Checks *c, const Mapping *map)
 							  " missing or malformed",
 				 members, doubled, malformed),
 		"These members are not synced until their kennitala is right.");
+}
+
+/* What scans cost, and the documents of nobody that they found. */
+static void
+check_scan(Checks *c)
+{
+	SqlScope scope;
+	int64 known;
+	int64 strangers;
+	int64 failed;
+	int64 scanned;
+	char *interval = "never by itself";
+	char *weekly = "";
+
+	sql_enter(&scope, ekksync_owner_oid());
+	sql_run("SELECT (SELECT count(*) FROM ekksync.member WHERE away IS NULL "
+			"AND (tombstone IS NULL OR doc_update_time IS NOT NULL)), "
+			"(SELECT count(*) FROM ekksync.stranger), "
+			"(SELECT count(*) FROM ekksync.stranger "
+			"WHERE tried IS NOT NULL), "
+			"(SELECT coalesce(sum(docs_scanned), 0)::int8 FROM ekksync.run "
+			"WHERE started_at > clock_timestamp() - interval '7 days')",
+			0, NULL, NULL, NULL, true, 0);
+	known = sql_get_int8(0, 1);
+	strangers = sql_get_int8(0, 2);
+	failed = sql_get_int8(0, 3);
+	scanned = sql_get_int8(0, 4);
+	sql_leave(&scope);
+	if (settings.scan == SCAN_FULL)
+		interval = "in each run";
+	else if (settings.full_scan_interval > 0)
+	{
+		interval = psprintf("every %d days", settings.full_scan_interval);
+		weekly = psprintf(", " INT64_FORMAT " a week",
+						  (int64) ((known + strangers) * 7.0 /
+									   settings.full_scan_interval +
+								   0.5));
+	}
 	note(c, "scan",
-		 psprintf("scan = %s; a full scan reads " INT64_FORMAT " documents",
-				  settings_scan_name(settings.scan), members),
+		 psprintf("scan = %s, full %s; a full scan reads " INT64_FORMAT
+				  " documents%s; scans of the last 7 days read " INT64_FORMAT,
+				  settings_scan_name(settings.scan), interval,
+				  known + strangers, weekly, scanned),
 		 NULL);
+	note(c, "unknown documents",
+		 psprintf(INT64_FORMAT " documents are of nobody that PostgreSQL "
+							   "knows; " INT64_FORMAT
+							   " of them could not be inserted",
+				  strangers, failed),
+		 strangers > 0 ? "See the view ekksync_strangers, and "
+						 "ekksync.on_remote_create."
+					   : NULL);
 }
 
 static void
@@ -248,6 +296,7 @@ ekksync_check(PG_FUNCTION_ARGS)
 		check_mapping(&c, map);
 		check_triggers(&c, map);
 		check_keys(&c, map);
+		check_scan(&c);
 		check_role(&c, map);
 	}
 	check_firestore(&c);

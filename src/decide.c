@@ -154,6 +154,18 @@ remote_stamp(const Run *run, const Member *m, int f)
 	return stamp;
 }
 
+MergeStamp
+decide_local_stamp(const Run *run, const Member *m, int f)
+{
+	return local_stamp(run, m, f);
+}
+
+MergeStamp
+decide_remote_stamp(const Run *run, const Member *m, int f)
+{
+	return remote_stamp(run, m, f);
+}
+
 static MergeFirst
 first_policy(const Run *run, const Member *m)
 {
@@ -205,6 +217,9 @@ decide_field(const Run *run, Member *m, int f)
 		return;
 	}
 	in->base = m->base[f].value;
+	/* made again by others: what it lacks is filled, nobody cleared it */
+	if (m->away != 0 && m->remote_missing[f])
+		in->base = NULL;
 	in->local = m->local[f];
 	in->remote = m->remote[f];
 	in->remote_missing = m->remote_missing[f];
@@ -242,7 +257,8 @@ decide_create(const Run *run, Member *m)
 	m->create = true;
 	for (f = 0; f < run->map->nfields; f++)
 	{
-		if (m->base[f].value != NULL && m->tombstone == 0)
+		if (m->base[f].value != NULL && m->tombstone == 0 &&
+			(m->away == 0 || m->pending == NIL))
 			m->recreate = true;
 		if (run->map->fields[f].problem != NULL)
 		{
@@ -289,8 +305,8 @@ decide_writes(const Run *run, const Member *m, int f)
 /* ---- a member whose row is gone ---- */
 
 /* Does a pending row say that the member was deleted, or has another key? */
-static bool
-has_delete(const Member *m)
+bool
+decide_has_delete(const Member *m)
 {
 	ListCell *lc;
 
@@ -326,10 +342,9 @@ decide_gone(const Run *run, Member *m)
 {
 	int f = run->map->nfields - 1;
 	MergeInput *in = &m->inputs[f];
-	bool ours = m->known || has_delete(m);
+	bool ours = m->known || decide_has_delete(m);
 	int i;
 
-	entries_fail(m, "member not found");
 	if (!ours || m->doc->missing)
 		return;
 	for (i = 0; i < f; i++)
@@ -362,6 +377,8 @@ reset_decision(const Run *run, Member *m)
 	m->field_error = palloc0(sizeof(char *) * n);
 	m->encoded = palloc0(sizeof(char *) * n);
 	m->gone = m->nrows == 0;
+	m->fate = FATE_NONE;
+	m->stranger = NULL;
 	m->create = m->recreate = false;
 	m->has_pull = m->has_push = m->withheld = m->unseen = false;
 	m->problem = NULL;
@@ -441,6 +458,39 @@ decide_rows(const Run *run, Member *m)
 }
 
 static void
+decide_without_row(Run *run, Member *m)
+{
+	m->fate = remote_fate_of_gone(run, m);
+	if (m->fate == FATE_INSERT)
+		remote_insert(run, m);
+	else
+		decide_gone(run, m);
+}
+
+static void
+decide_with_row(Run *run, Member *m)
+{
+	int f;
+
+	m->fate = remote_fate(run, m);
+	if (m->fate == FATE_ERASE)
+	{
+		remote_erase(run, m);
+		return;
+	}
+	if (m->doc->missing)
+	{
+		if (m->fate != FATE_AWAY)
+			decide_create(run, m);
+		return;
+	}
+	for (f = 0; f < run->map->nfields; f++)
+		decide_field(run, m, f);
+	if (m->fate == FATE_INACTIVE)
+		remote_accept_status(run, m);
+}
+
+static void
 decide_all(Run *run, Member *m)
 {
 	int f;
@@ -461,12 +511,9 @@ decide_all(Run *run, Member *m)
 
 	flight_settle(run, m);
 	if (m->gone)
-		decide_gone(run, m);
-	else if (m->doc->missing)
-		decide_create(run, m);
+		decide_without_row(run, m);
 	else
-		for (f = 0; f < run->map->nfields; f++)
-			decide_field(run, m, f);
+		decide_with_row(run, m);
 	encode_fields(run, m);
 
 	for (f = 0; f < run->map->nfields; f++)
@@ -487,7 +534,13 @@ decide_all(Run *run, Member *m)
 				 m->field_error[f] == NULL)
 			m->withheld = true;
 	}
-	if (!m->gone)
+	if (m->fate == FATE_ERASE || m->fate == FATE_INSERT)
+	{
+		m->has_pull = run->opt.pull;
+		m->has_push = false;
+		m->withheld = m->unseen = !run->opt.pull;
+	}
+	if (!m->gone || m->fate == FATE_INSERT)
 		entries_conclude(run->map, m);
 	decide_rows(run, m);
 }
@@ -549,7 +602,7 @@ decide_conflicts(const Run *run, const Member *m)
 
 	if (m->problem != NULL)
 		return NIL;
-	if (m->gone)
+	if (m->gone && m->fate != FATE_ERASE)
 		return conflicts_of_gone(run, m);
 	for (f = 0; f < run->map->nfields; f++)
 	{
@@ -565,7 +618,8 @@ decide_conflicts(const Run *run, const Member *m)
 		row->firestore_value = m->inputs[f].remote != NULL
 								   ? m->inputs[f].remote
 								   : m->remote_plain[f];
-		row->winner = res->action == MERGE_PULL	  ? "firestore"
+		row->winner = m->fate == FATE_ERASE		  ? "firestore"
+					  : res->action == MERGE_PULL ? "firestore"
 					  : res->action == MERGE_PUSH ? "django"
 												  : "none";
 		row->rule = merge_rule_name(res->rule);

@@ -147,8 +147,8 @@ parse_change(const Mapping *map, Entry *entry, const char *text,
 }
 
 /* Does the entry's action change values? */
-static bool
-is_change(const Entry *entry)
+bool
+entries_is_change(const Entry *entry)
 {
 	return strcmp(entry->action, "update") == 0 ||
 		   strcmp(entry->action, "create") == 0;
@@ -168,7 +168,7 @@ entries_parse(const Mapping *map, Member *m)
 		Entry *entry = lfirst(lc);
 		const cJSON *child;
 
-		if (!is_change(entry))
+		if (!entries_is_change(entry))
 			continue;
 		cJSON_ArrayForEach (child, entry->changes)
 			parse_change(map, entry, child->string, child);
@@ -236,6 +236,29 @@ is_echo(const Member *m, const EntryChange *change)
 	return false;
 }
 
+char *
+entries_last(const Member *m, int field, TimestampTz *stamp)
+{
+	const EntryChange *latest = latest_change(m, field, NULL, stamp);
+
+	return latest == NULL ? NULL : latest->value;
+}
+
+bool
+entries_is_news(const Member *m, const Entry *entry)
+{
+	ListCell *lc;
+
+	foreach (lc, entry->parsed)
+	{
+		const EntryChange *change = lfirst(lc);
+
+		if (change->value != NULL && !is_echo(m, change))
+			return true;
+	}
+	return false;
+}
+
 /*
  * A value that a client only enqueued: the last that entries say, while the
  * document still equals the base and is older; or, where nobody but us has
@@ -285,6 +308,32 @@ entries_failed_on(const Member *m, int field)
 	return false;
 }
 
+/* What became of a change of a path that we only write; NULL if it fails. */
+static const char *
+conclude_one_way(const Mapping *map, const Member *m,
+				 const EntryChange *change)
+{
+	bool is_status = change->field == map->nfields - 1;
+
+	if (is_status && m->remote[change->field] != NULL &&
+		strcmp(change->value, m->remote[change->field]) == 0)
+	{
+		if (m->fate == FATE_ERASE)
+			return "applied";
+		if (m->fate == FATE_INACTIVE)
+			return "ignored";
+	}
+	if ((m->local[change->field] != NULL &&
+		 strcmp(change->value, m->local[change->field]) == 0) ||
+		is_echo(m, change))
+		return "echo";
+	/* what only we write of a member that is new here */
+	if (m->fate == FATE_INSERT &&
+		strncmp(map->fields[change->field].path_text, "metadata.", 9) == 0)
+		return "echo";
+	return NULL;
+}
+
 /* What became of one change of an entry; *error if it fails. */
 static const char *
 conclude_change(const Mapping *map, const Member *m, const Entry *entry,
@@ -299,11 +348,11 @@ conclude_change(const Mapping *map, const Member *m, const Entry *entry,
 	remote = m->inputs[f].remote;
 	if (map->fields[f].push_only)
 	{
-		if ((m->local[f] != NULL && strcmp(change->value, m->local[f]) == 0) ||
-			is_echo(m, change))
-			return "echo";
-		*error = "not writable from Firestore";
-		return NULL;
+		const char *what = conclude_one_way(map, m, change);
+
+		if (what == NULL)
+			*error = "not writable from Firestore";
+		return what;
 	}
 	if (remote != NULL && strcmp(change->value, remote) == 0 &&
 		m->result[f].action == MERGE_HOLD && m->refused != NULL &&
@@ -353,7 +402,10 @@ conclude_entry(const Mapping *map, const Member *m, Entry *entry)
 	}
 }
 
-/* Set the outcome of the entries of a live member that was decided on. */
+/*
+ * Set the outcome of the entries of a member that was decided on, but for
+ * those with action delete, which remote.c concludes.
+ */
 void
 entries_conclude(const Mapping *map, Member *m)
 {
@@ -363,16 +415,13 @@ entries_conclude(const Mapping *map, Member *m)
 	{
 		Entry *entry = lfirst(lc);
 
-		if (is_change(entry))
+		if (entries_is_change(entry))
 			conclude_entry(map, m, entry);
-		else
+		else if (strcmp(entry->action, "delete") != 0)
 		{
 			entry->outcome = ENTRY_FAILED;
 			entry->message =
-				strcmp(entry->action, "delete") == 0
-					? "deletes from Firestore are not applied"
-					: clip_message(
-						  psprintf("unknown action \"%s\"", entry->action));
+				clip_message(psprintf("unknown action \"%s\"", entry->action));
 		}
 	}
 }

@@ -63,6 +63,10 @@ loss_of(const Run *run, const Member *m)
 
 	if (m->problem != NULL)
 		return LOSS_NONE;
+	if (m->fate == FATE_ERASE)
+		return run->opt.pull ? LOSS_DELETED : LOSS_NONE;
+	if (m->gone && m->tombstone != 0 && m->last_run == run->id)
+		return LOSS_NONE; /* erased a moment ago: it was counted then */
 	if (m->gone)
 		return m->has_push && !m->moved ? LOSS_DELETED : LOSS_NONE;
 	if (m->create)
@@ -148,6 +152,13 @@ check(Run *run, const int64 *losses)
 					 "right, use ekksync_run(force => true).")));
 }
 
+/* Is the member to be worked on again, so that it is counted then? */
+static bool
+comes_again(const Member *m)
+{
+	return m->again && !m->erased;
+}
+
 static void
 add(const Run *run, const Member *m, int64 *losses)
 {
@@ -197,7 +208,7 @@ guard_add(Run *run, const Batch *batch, int n)
 	int i;
 
 	for (i = 0; i < n; i++)
-		if (!batch->members[i].again)
+		if (!comes_again(&batch->members[i]))
 			add(run, &batch->members[i], run->losses);
 }
 
@@ -218,7 +229,7 @@ guard_batch(Run *run, const Batch *batch)
 		return;
 	memcpy(losses, run->losses, sizeof(losses));
 	for (i = 0; i < batch->n; i++)
-		if (!batch->members[i].again)
+		if (!comes_again(&batch->members[i]))
 			add(run, &batch->members[i], losses);
 	check(run, losses);
 }

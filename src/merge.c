@@ -252,6 +252,8 @@ merge_rule_name(MergeRule rule)
 			return "policy";
 		case RULE_FIRST_CONTACT:
 			return "first contact";
+		case RULE_DELETED:
+			return "deleted in Firestore";
 		case RULE_INVALID:
 			return "value does not fit";
 	}

@@ -77,6 +77,7 @@ typedef enum MergeRule
 	RULE_ONE_WAY,		/* the path is not writable from Firestore */
 	RULE_POLICY,		/* the field's policy decided */
 	RULE_FIRST_CONTACT, /* the policy of the first contact decided */
+	RULE_DELETED,		/* the member was deleted in Firestore, later */
 	RULE_INVALID		/* the document's value does not fit the field */
 } MergeRule;
 

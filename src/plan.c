@@ -32,6 +32,8 @@ why(const Member *m, int f)
 {
 	const MergeResult *res = &m->result[f];
 
+	if (m->fate == FATE_INSERT)
+		return "new in Firestore";
 	if (m->create)
 		return "new document";
 	if (m->gone)
@@ -42,6 +44,18 @@ why(const Member *m, int f)
 		return "first contact";
 	return res->action == MERGE_PULL ? "changed in Firestore"
 									 : "changed in Django";
+}
+
+/* The row goes, and with it the values that it has. */
+static void
+plan_erase(const Run *run, Member *m, List **rows)
+{
+	int f;
+
+	for (f = 0; f < run->map->nfields && run->opt.pull; f++)
+		if (m->local[f] != NULL && strcmp(m->local[f], CANON_NULL) != 0)
+			add_row(rows, m, "django", run->map->fields[f].name, m->local[f],
+					NULL, "deleted in Firestore");
 }
 
 static void
@@ -62,6 +76,11 @@ plan_member(Run *run, Member *m, List **rows)
 	}
 	if (m->problem != NULL)
 		return;
+	if (m->fate == FATE_ERASE)
+	{
+		plan_erase(run, m, rows);
+		return;
+	}
 	for (f = 0; f < run->map->nfields; f++)
 	{
 		const MergeInput *in = &m->inputs[f];
@@ -75,7 +94,7 @@ plan_member(Run *run, Member *m, List **rows)
 					"held: the values need a decision");
 		else if (m->result[f].action == MERGE_PULL && run->opt.pull)
 			add_row(rows, m, "django", name, in->local, in->remote, why(m, f));
-		if (decide_writes(run, m, f))
+		if (m->has_push && decide_writes(run, m, f))
 			add_row(rows, m, "firestore", name, m->remote[f],
 					m->result[f].action == MERGE_PUSH ? in->local : in->remote,
 					why(m, f));

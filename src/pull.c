@@ -216,6 +216,16 @@ pull_entries(Run *run)
 
 /* ---- scan ---- */
 
+/* Is it to be a full one: by the setting, or because the last is long ago? */
+static bool
+is_full_scan_due(const Run *run)
+{
+	return settings.scan == SCAN_FULL ||
+		   (settings.full_scan_interval > 0 &&
+			run->started_at - run->last_full >=
+				settings.full_scan_interval * USECS_PER_DAY);
+}
+
 /*
  * Mark members due whose documents have changed since we last saw them.  A
  * full scan also finds documents that are gone.  False where nothing is
@@ -224,15 +234,23 @@ pull_entries(Run *run)
 bool
 pull_scan(Run *run)
 {
-	bool full = settings.scan == SCAN_FULL;
+	bool full = is_full_scan_due(run);
 	TimestampTz since =
 		run->last_scan ? run->last_scan : run->map->attached_at;
 	FsFilter filter = {"updated_at", "GREATER_THAN", NULL};
 	FsQuery query = {0};
 	char *after = NULL;
 
-	if (settings.scan == SCAN_OFF || run->opt.nonly >= 0 || run->anew)
+	if ((settings.scan == SCAN_OFF && !full) || run->opt.nonly >= 0 ||
+		run->anew)
 		return false;
+	run->full_scan = full;
+	if (full)
+	{
+		tx_begin();
+		store_run_scan(run, settings_scan_name(SCAN_FULL));
+		tx_commit();
+	}
 	query.collection = "members";
 	query.limit = EKKSYNC_READ_PAGE;
 	query.cxt = run->cxt;
@@ -251,6 +269,7 @@ pull_scan(Run *run)
 		FsError err;
 		char **keys;
 		TimestampTz *times;
+		char *upto;
 		int n;
 		int i;
 
@@ -258,6 +277,7 @@ pull_scan(Run *run)
 		MemoryContextSwitchTo(run->page_cxt);
 		if (!fs_query(run->fs, &query, &docs, &n, NULL, &err))
 			run_stop(&err);
+		run->docs_scanned += Max(n, 1);
 		keys = palloc(sizeof(char *) * (n + 1));
 		times = palloc(sizeof(TimestampTz) * (n + 1));
 		for (i = 0; i < n; i++)
@@ -266,8 +286,9 @@ pull_scan(Run *run)
 			times[i] = docs[i].update_time;
 		}
 		tx_begin();
-		store_scan_page(keys, times, n, full, after,
-						query.done || n == 0 ? NULL : keys[n - 1]);
+		upto = query.done || n == 0 ? NULL : keys[n - 1];
+		store_scan_page(keys, times, n, full, after, upto);
+		store_scan_strangers(keys, times, n, full, after, upto);
 		tx_commit();
 		at_step(scanned);
 		if (n > 0)

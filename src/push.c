@@ -123,7 +123,7 @@ build_write(Run *run, Member *m, FsWrite *w)
 			add_value(w, &run->map->fields[f].path, m->encoded[f]);
 	if (m->create && m->old_doc != NULL && !m->old_doc->missing)
 		copy_unmapped(run, w, m->old_doc->fields, "");
-	if (!m->gone && holds_deleted_at(run, m))
+	if (!m->gone && m->fate != FATE_INACTIVE && holds_deleted_at(run, m))
 		add_value(w, &run->deleted_at, "{\"nullValue\":null}");
 	add_value(w, &run->sync_write,
 			  psprintf("{\"stringValue\":\"%s%s\"}",
@@ -235,6 +235,7 @@ settle_written(Run *run, Member *m)
 		m->doc_update_time = m->write->update_time;
 	m->first_contact = false;
 	m->tombstone = m->gone ? run->started_at : 0;
+	m->away = 0;
 	run->figures.to_firestore++;
 }
 

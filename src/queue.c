@@ -50,6 +50,28 @@ queue_pending_keys(const Mapping *map, const char *after, int limit,
 	return list;
 }
 
+List *
+queue_pending_among(const Mapping *map, List *keys, MemoryContext cxt)
+{
+	Oid types[] = {TEXTARRAYOID};
+	char **array = palloc(sizeof(char *) * (list_length(keys) + 1));
+	Datum values[1];
+	SqlScope scope;
+	List *list;
+	int i;
+
+	for (i = 0; i < list_length(keys); i++)
+		array[i] = list_nth(keys, i);
+	values[0] = sql_text_array(array, i);
+	on_queue(map, &scope,
+			 "SELECT DISTINCT ssn::text FROM %s WHERE ssn::text = ANY ($1) "
+			 "AND sync_status = 'pending'",
+			 1, types, values, NULL);
+	list = sql_get_list(cxt);
+	sql_leave(&scope);
+	return list;
+}
+
 /*
  * The mapped fields that a row names, from a text[] of names; NULL (all of
  * them) when it names none that is mapped.

@@ -17,6 +17,10 @@
 extern List *queue_pending_keys(const Mapping *map, const char *after,
 								int limit, MemoryContext cxt);
 
+/* Those of the keys that have pending rows. */
+extern List *queue_pending_among(const Mapping *map, List *keys,
+								 MemoryContext cxt);
+
 /* Fill members' pending lists (only rows that are pending now). */
 extern void queue_read_pending(const Mapping *map, Member **members, int n,
 							   MemoryContext cxt);

@@ -287,19 +287,7 @@ rows_lock(const Mapping *map, Member **members, int n, MemoryContext cxt)
 
 /* ---- writing ---- */
 
-/* Parameters of a statement that writes one row. */
-typedef struct RowWrite
-{
-	int n;
-	Oid *types;
-	Datum *values;
-	char *nulls;
-	StringInfoData first;  /* SET list, or column list */
-	StringInfoData second; /* VALUES list */
-	StringInfoData back;   /* RETURNING list */
-} RowWrite;
-
-static void
+void
 row_write_init(RowWrite *w, int max)
 {
 	w->n = 0;
@@ -311,7 +299,7 @@ row_write_init(RowWrite *w, int max)
 	initStringInfo(&w->back);
 }
 
-static void
+void
 row_write_add(RowWrite *w, Oid type, Datum value, bool isnull)
 {
 	w->types[w->n] = type;
@@ -320,8 +308,8 @@ row_write_add(RowWrite *w, Oid type, Datum value, bool isnull)
 	w->n++;
 }
 
-static Datum
-field_datum(const Field *field, const char *canon, bool *isnull)
+Datum
+row_field_datum(const Field *field, const char *canon, bool *isnull)
 {
 	SyncError err = {0};
 	Datum value;
@@ -398,7 +386,7 @@ update_relation(const Mapping *map, const Member *m, const int *fields,
 		if (field->relid != relid)
 			continue;
 		first = field;
-		value = field_datum(field, values[i], &isnull);
+		value = row_field_datum(field, values[i], &isnull);
 		appendStringInfo(&w.first, "%s%s = $%d", w.n > 0 ? ", " : "",
 						 quote_identifier(field->column), w.n + 1);
 		row_write_add(&w, getBaseType(field->typid), value, isnull);
@@ -441,7 +429,7 @@ insert_relation(const Mapping *map, const Member *m, const int *fields,
 		if (strcmp(canon, CANON_NULL) == 0 && !field->notnull)
 			continue;
 		first = field;
-		value = field_datum(field, canon, &isnull);
+		value = row_field_datum(field, canon, &isnull);
 		appendStringInfo(&w.first, "%s, ", quote_identifier(field->column));
 		appendStringInfo(&w.second, "$%d, ", w.n + 1);
 		row_write_add(&w, getBaseType(field->typid), value, isnull);

@@ -8,6 +8,8 @@
 #ifndef EKKSYNC_ROWS_H
 #define EKKSYNC_ROWS_H
 
+#include "lib/stringinfo.h"
+
 #include "run.h"
 
 /*
@@ -32,5 +34,43 @@ extern void rows_lock(const Mapping *map, Member **members, int n,
  */
 extern bool rows_write(const Mapping *map, Member *m, const int *fields,
 					   char **values, int nfields);
+
+/*
+ * Delete the row of a member that was read, and the rows that refer to it by
+ * a link column of the mapping.  Throws PostgreSQL's error when it refuses, or
+ * what else refers to the row; or when a trigger keeps the row.
+ */
+extern void rows_delete(const Mapping *map, const Member *m);
+
+/*
+ * Insert a member's row and related rows with the values of fields (indexes,
+ * n of them); columns without a value get their default, NOT NULL texts ''.
+ * The member is read: nrows, id and the rest as by rows_read, in cxt.  False
+ * when there is a row already; no other comes until the transaction ends.
+ * Throws PostgreSQL's error when it refuses, or when the row is not in the
+ * filter.
+ */
+extern bool rows_insert(const Mapping *map, Member *m, const int *fields,
+						char **values, int n, MemoryContext cxt);
+
+/* Parameters of a statement that writes one row. */
+typedef struct RowWrite
+{
+	int n;
+	Oid *types;
+	Datum *values;
+	char *nulls;
+	StringInfoData first;  /* SET list, or column list */
+	StringInfoData second; /* VALUES list */
+	StringInfoData back;   /* RETURNING list */
+} RowWrite;
+
+/* Room for max parameters, palloc'd. */
+extern void row_write_init(RowWrite *w, int max);
+extern void row_write_add(RowWrite *w, Oid type, Datum value, bool isnull);
+
+/* A canonical value as the field's column takes it; throws when it is unfit. */
+extern Datum row_field_datum(const Field *field, const char *canon,
+							 bool *isnull);
 
 #endif /* EKKSYNC_ROWS_H */

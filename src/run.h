@@ -49,6 +49,16 @@ typedef enum Loss
 	LOSS_KINDS
 } Loss;
 
+/* What becomes of a member as a whole, for what Firestore did to it. */
+typedef enum Fate
+{
+	FATE_NONE,	   /* nothing but what its fields say */
+	FATE_AWAY,	   /* its document may be away */
+	FATE_INACTIVE, /* its document may be inactive */
+	FATE_ERASE,	   /* its row goes */
+	FATE_INSERT	   /* it gets a row */
+} Fate;
+
 typedef struct Run
 {
 	MemoryContext cxt;		/* of the run */
@@ -60,7 +70,10 @@ typedef struct Run
 	char *log_id; /* of the sync_logs document */
 	TimestampTz started_at;
 	TimestampTz last_scan; /* 0: never */
-	int nmask;			   /* paths read from member documents */
+	TimestampTz last_full; /* scan, or attachment */
+	bool full_scan;
+	int64 docs_scanned;
+	int nmask; /* paths read from member documents */
 	const FieldPath **mask;
 	FieldPath deleted_at;
 	FieldPath last_modified;
@@ -159,10 +172,12 @@ typedef struct Member
 	bool first_contact;
 	TimestampTz doc_update_time; /* 0: never seen */
 	TimestampTz tombstone;		 /* 0: none */
-	BaseValue *base;			 /* by field */
-	List *notes;				 /* FlightNote, oldest first */
-	char *landed; /* for the change log: what their writes have changed */
-	List *pushed; /* PushedValue, for late echoes */
+	TimestampTz away; /* since when its document may be, 0: it may not */
+	int64 last_run;	  /* that wrote what is known of it */
+	BaseValue *base;  /* by field */
+	List *notes;	  /* FlightNote, oldest first */
+	char *landed;	  /* for the change log: what their writes have changed */
+	List *pushed;	  /* PushedValue, for late echoes */
 
 	/* PostgreSQL */
 	int nrows;	  /* rows with this key; usable if 1 */
@@ -194,9 +209,13 @@ typedef struct Member
 	char **refused;		 /* by field: PostgreSQL refuses what would be
 								 * pulled: why; NULL: it refuses nothing */
 	bool gone;			 /* the row is gone: deactivate or delete */
-	char *problem;		 /* nothing can be done for the member: why */
-	bool create;		 /* the document is to be created */
-	bool recreate;		 /* and was there before */
+	Fate fate;
+	MergeStamp when;	  /* it was deleted in Firestore, for FATE_ERASE */
+	const char *stranger; /* there is a document, and no member: why */
+	bool erased;		  /* the row is gone for the document's sake */
+	char *problem;		  /* nothing can be done for the member: why */
+	bool create;		  /* the document is to be created */
+	bool recreate;		  /* and was there before */
 	bool has_pull;
 	bool has_push;
 	bool again;	   /* the world moved: read, merge, try again */
@@ -315,16 +334,61 @@ extern void entries_parse(const Mapping *map, Member *m);
 extern bool entries_explain(const Member *m, int field, const char *value,
 							TimestampTz *stamp);
 extern char *entries_enqueued(const Member *m, int field, TimestampTz *stamp);
+
+/* The last value that entries give a field, with its stamp; NULL: none. */
+extern char *entries_last(const Member *m, int field, TimestampTz *stamp);
+
+/* Does an entry say anything that we have not written ourselves? */
+extern bool entries_is_news(const Member *m, const Entry *entry);
+extern bool entries_is_change(const Entry *entry);
 extern bool entries_failed_on(const Member *m, int field);
 extern void entries_conclude(const Mapping *map, Member *m);
 extern void entries_fail(Member *m, const char *message);
 extern void entries_leave_open(Member *m);
+
+/* ---- remote.c ---- */
+/*
+ * What becomes of a member with a row, or of one without, for what Firestore
+ * did to it as a whole; its notes are settled.  Both conclude its entries with
+ * action delete.
+ */
+extern Fate remote_fate(const Run *run, Member *m);
+extern Fate remote_fate_of_gone(const Run *run, Member *m);
+
+/* Fill the decision of a member that is to be erased, or inserted. */
+extern void remote_erase(const Run *run, Member *m);
+extern void remote_insert(const Run *run, Member *m);
+
+/* The document may stay inactive: decided fields say otherwise. */
+extern void remote_accept_status(const Run *run, Member *m);
+
+/* ---- fates.c ---- */
+/*
+ * Erase or insert the rows of a member, in the transaction that applies it.
+ * False when a row has come meanwhile: the member is to be read again.
+ */
+extern bool fate_apply(Run *run, Member *m);
+
+/* For the change log: {"field": [old, null], ...} of a member to be erased. */
+extern char *fate_change_json(const Run *run, const Member *m);
+
+/* The problem of a member for which that failed. */
+extern char *fate_problem(const Member *m, const ErrorData *error);
+
+/* ---- collect.c ---- */
+/* Forget members that were deleted long ago, and of whom nothing is open. */
+extern void collect_tombstones(Run *run);
 
 /* ---- decide.c ---- */
 extern void decide_remote(Run *run, Member *m);
 extern void decide_member(Run *run, Member *m);
 extern bool decide_writes(const Run *run, const Member *m, int field);
 extern void decide_rows(const Run *run, Member *m);
+extern bool decide_has_delete(const Member *m);
+
+/* When was the local value written; when the document's? */
+extern MergeStamp decide_local_stamp(const Run *run, const Member *m, int f);
+extern MergeStamp decide_remote_stamp(const Run *run, const Member *m, int f);
 extern List *decide_conflicts(const Run *run, const Member *m);
 
 /* ---- apply.c ---- */

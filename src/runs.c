@@ -25,7 +25,8 @@ store_state(StoreState *state, MemoryContext cxt)
 	memset(state, 0, sizeof(*state));
 	store_sql(&scope,
 			  "SELECT paused, paused_reason, project, database_id, "
-			  "system_identifier, accepted IS NOT NULL, last_scan "
+			  "system_identifier, accepted IS NOT NULL, last_scan, "
+			  "last_full_scan "
 			  "FROM ekksync.state",
 			  0, NULL, NULL, NULL);
 	found = SPI_processed > 0;
@@ -38,6 +39,7 @@ store_state(StoreState *state, MemoryContext cxt)
 		state->system_identifier = sql_get_int8(0, 5);
 		state->accepted = sql_get_bool(0, 6);
 		state->last_scan = sql_get_time(0, 7);
+		state->last_full_scan = sql_get_time(0, 8);
 	}
 	sql_leave(&scope);
 	return found;
@@ -130,8 +132,10 @@ void
 store_forget_base(void)
 {
 	store_sql_only("UPDATE ekksync.member SET base = '{}', in_flight = '[]', "
-				   "doc_update_time = NULL, first_contact = true, due = true",
+				   "doc_update_time = NULL, away = NULL, "
+				   "first_contact = true, due = true",
 				   0, NULL, NULL, NULL);
+	store_sql_only("DELETE FROM ekksync.stranger", 0, NULL, NULL, NULL);
 	store_sql_only("UPDATE ekksync.state SET last_scan = NULL, "
 				   "last_full_scan = NULL",
 				   0, NULL, NULL, NULL);
@@ -173,6 +177,16 @@ store_run_start(Run *run, const char *direction, const char *scan)
 	run->id = sql_get_int8(0, 1);
 	run->started_at = sql_get_time(0, 2);
 	sql_leave(&scope);
+}
+
+void
+store_run_scan(Run *run, const char *scan)
+{
+	Oid types[] = {INT8OID, TEXTOID};
+	Datum values[] = {Int64GetDatum(run->id), sql_text(scan)};
+
+	store_sql_only("UPDATE ekksync.run SET scan = $2 WHERE id = $1", 2, types,
+				   values, NULL);
 }
 
 void
@@ -241,7 +255,8 @@ store_run_progress(Run *run, const char *phase)
 					  Int64GetDatum(cost.bytes_received),
 					  Int64GetDatum(cost.requests),
 					  Int64GetDatum(cost.retries),
-					  Int64GetDatum(run->peak_memory)};
+					  Int64GetDatum(run->peak_memory),
+					  Int64GetDatum(run->docs_scanned)};
 	int i;
 
 	for (i = 0; i < (int) lengthof(values); i++)
@@ -252,7 +267,8 @@ store_run_progress(Run *run, const char *phase)
 				   "to_django_failed = $6, conflicts = $7, docs_read = $8, "
 				   "docs_written = $9, docs_deleted = $10, bytes_sent = $11, "
 				   "bytes_received = $12, requests = $13, retries = $14, "
-				   "peak_memory_kb = nullif($15, 0) WHERE id = $1",
+				   "peak_memory_kb = nullif($15, 0), docs_scanned = $16 "
+				   "WHERE id = $1",
 				   lengthof(values), types, values, NULL);
 }
 

@@ -30,6 +30,17 @@ static const struct config_enum_entry local_delete_options[] =
 	 {"delete", LOCAL_DELETE_DELETE, false},
 	 {NULL, 0, false}};
 
+static const struct config_enum_entry remote_delete_options[] =
+	{{"restore", REMOTE_DELETE_RESTORE, false},
+	 {"ignore", REMOTE_DELETE_IGNORE, false},
+	 {"delete", REMOTE_DELETE_DELETE, false},
+	 {NULL, 0, false}};
+
+static const struct config_enum_entry remote_create_options[] =
+	{{"reject", REMOTE_CREATE_REJECT, false},
+	 {"insert", REMOTE_CREATE_INSERT, false},
+	 {NULL, 0, false}};
+
 /*
  * Names that end up in URLs and document names: letters, digits and a few
  * signs.  (A database id may also be "(default)", a project "org:name".)
@@ -113,6 +124,25 @@ settings_define(void)
 		"What becomes of the document of a member deleted in PostgreSQL.",
 		NULL, &settings.on_local_delete, LOCAL_DELETE_DEACTIVATE,
 		local_delete_options, PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable(
+		"ekksync.on_remote_delete",
+		"What becomes of a member that was deleted in Firestore.",
+		"Its document is gone or was set inactive, or an entry with action "
+		"delete names it.",
+		&settings.on_remote_delete, REMOTE_DELETE_RESTORE,
+		remote_delete_options, PGC_SUSET, 0, NULL, NULL, NULL);
+	DefineCustomEnumVariable(
+		"ekksync.on_remote_create",
+		"What becomes of a member of Firestore that PostgreSQL does not know.",
+		NULL, &settings.on_remote_create, REMOTE_CREATE_REJECT,
+		remote_create_options, PGC_SUSET, 0, NULL, NULL, NULL);
+	define_int("ekksync.full_scan_interval",
+			   "Days after which a run looks at all documents, whatever "
+			   "ekksync.scan says; 0: never by itself.",
+			   &settings.full_scan_interval, 7, 0, 3650, 0);
+	define_int("ekksync.tombstone_days",
+			   "Days after which a deleted member may be forgotten; 0: never.",
+			   &settings.tombstone_days, 400, 0, 36500, 0);
 	define_int("ekksync.conflict_window",
 			   "Changes of one field on both sides within this time are a "
 			   "potential conflict.",

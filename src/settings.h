@@ -18,6 +18,19 @@ typedef enum LocalDelete
 	LOCAL_DELETE_DELETE		 /* the document is deleted */
 } LocalDelete;
 
+typedef enum RemoteDelete
+{
+	REMOTE_DELETE_RESTORE, /* Django's member stands */
+	REMOTE_DELETE_IGNORE,  /* each side is as it is */
+	REMOTE_DELETE_DELETE   /* the row goes */
+} RemoteDelete;
+
+typedef enum RemoteCreate
+{
+	REMOTE_CREATE_REJECT,
+	REMOTE_CREATE_INSERT
+} RemoteCreate;
+
 /* Current values, kept by the GUC machinery of this process. */
 typedef struct Settings
 {
@@ -27,6 +40,10 @@ typedef struct Settings
 	char *credentials;		/* path of a key file, "" to use the environment */
 	int scan;				/* ScanMode */
 	int on_local_delete;	/* LocalDelete */
+	int on_remote_delete;	/* RemoteDelete */
+	int on_remote_create;	/* RemoteCreate */
+	int full_scan_interval; /* days, 0: never by itself */
+	int tombstone_days;		/* 0: for ever */
 	int conflict_window;	/* seconds */
 	int max_delete_percent; /* of the members, see guard.c */
 	int connect_timeout;	/* milliseconds */

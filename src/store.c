@@ -15,6 +15,7 @@
 #include "utils/json.h"
 
 #include "scope.h"
+#include "settings.h"
 #include "sqlvalue.h"
 #include "store.h"
 
@@ -210,7 +211,8 @@ store_read_members(const Mapping *map, Member **members, int n, bool anew,
 	uint64 i;
 
 	store_sql(&scope,
-			  "SELECT k.n, m.first_contact, m.doc_update_time, m.tombstone "
+			  "SELECT k.n, m.first_contact, m.doc_update_time, m.tombstone, "
+			  "m.away, coalesce(m.last_run, 0) "
 			  "FROM unnest($1) WITH ORDINALITY k(key, n) "
 			  "JOIN ekksync.member m ON m.key = k.key",
 			  1, types, &keys, NULL);
@@ -222,6 +224,8 @@ store_read_members(const Mapping *map, Member **members, int n, bool anew,
 		m->first_contact = anew || sql_get_bool(i, 2);
 		m->doc_update_time = anew ? 0 : sql_get_time(i, 3);
 		m->tombstone = sql_get_time(i, 4);
+		m->away = sql_get_time(i, 5);
+		m->last_run = sql_get_int8(i, 6);
 	}
 	sql_leave(&scope);
 	if (anew)
@@ -347,17 +351,17 @@ notes_json(const Mapping *map, const Member *m)
 void
 store_write_members(Run *run, Member **members, int n)
 {
-	Oid types[] = {TEXTARRAYOID,		JSONBARRAYOID,
-				   JSONBARRAYOID,		TIMESTAMPTZARRAYOID,
-				   TIMESTAMPTZARRAYOID, BOOLARRAYOID,
-				   BOOLARRAYOID,		INT8OID};
+	Oid types[] = {TEXTARRAYOID,		JSONBARRAYOID,		 JSONBARRAYOID,
+				   TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, BOOLARRAYOID,
+				   BOOLARRAYOID,		TIMESTAMPTZARRAYOID, INT8OID};
 	char **base = palloc(sizeof(char *) * (n + 1));
 	char **notes = palloc(sizeof(char *) * (n + 1));
 	TimestampTz *times = palloc(sizeof(TimestampTz) * (n + 1));
 	TimestampTz *tombs = palloc(sizeof(TimestampTz) * (n + 1));
+	TimestampTz *away = palloc(sizeof(TimestampTz) * (n + 1));
 	bool *due = palloc(sizeof(bool) * (n + 1));
 	bool *first = palloc(sizeof(bool) * (n + 1));
-	Datum values[8];
+	Datum values[9];
 	char **keys = palloc(sizeof(char *) * (n + 1));
 	int kept = 0;
 	int i;
@@ -376,6 +380,7 @@ store_write_members(Run *run, Member **members, int n)
 		times[kept] = m->doc_update_time;
 		tombs[kept] = m->tombstone;
 		first[kept] = m->first_contact;
+		away[kept] = m->away;
 		due[kept] = m->withheld || m->unseen || m->again ||
 					strcmp(notes[kept], "[]") != 0;
 		kept++;
@@ -388,28 +393,32 @@ store_write_members(Run *run, Member **members, int n)
 	values[4] = sql_time_array(tombs, n);
 	values[5] = sql_bool_array(due, n);
 	values[6] = sql_bool_array(first, n);
-	values[7] = Int64GetDatum(run->id);
+	values[7] = sql_time_array(away, n);
+	values[8] = Int64GetDatum(run->id);
 	store_sql_only("INSERT INTO ekksync.member AS m (key, base, in_flight, "
-				   "doc_update_time, tombstone, due, first_contact, last_run) "
-				   "SELECT u.*, $8 FROM unnest($1, $2, $3, $4, $5, $6, $7) u "
+				   "doc_update_time, tombstone, due, first_contact, away, "
+				   "last_run) SELECT u.*, $9 "
+				   "FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) u "
 				   "ON CONFLICT (key) DO UPDATE SET "
 				   "base = m.base || excluded.base, "
 				   "in_flight = excluded.in_flight, "
 				   "doc_update_time = excluded.doc_update_time, "
 				   "tombstone = excluded.tombstone, due = excluded.due, "
 				   "first_contact = excluded.first_contact, "
-				   "last_run = excluded.last_run",
-				   8, types, values, NULL);
+				   "away = excluded.away, last_run = excluded.last_run",
+				   9, types, values, NULL);
 }
 
 void
 store_scan_page(char **keys, TimestampTz *times, int n, bool full,
 				const char *after, const char *upto)
 {
-	Oid types[] = {TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTOID, TEXTOID};
+	Oid types[] = {TEXTARRAYOID, TIMESTAMPTZARRAYOID, TEXTOID, TEXTOID,
+				   BOOLOID};
+	bool restore = settings.on_remote_delete == REMOTE_DELETE_RESTORE;
 	Datum values[] = {sql_text_array(keys, n), sql_time_array(times, n),
-					  sql_text(after), sql_text(upto)};
-	char nulls[] = {' ', ' ', after ? ' ' : 'n', upto ? ' ' : 'n', '\0'};
+					  sql_text(after), sql_text(upto), BoolGetDatum(restore)};
+	char nulls[] = {' ', ' ', after ? ' ' : 'n', upto ? ' ' : 'n', ' ', '\0'};
 
 	store_sql_only("UPDATE ekksync.member m SET due = true "
 				   "FROM unnest($1, $2) u(key, t) WHERE m.key = u.key "
@@ -418,9 +427,10 @@ store_scan_page(char **keys, TimestampTz *times, int n, bool full,
 	if (full)
 		store_sql_only("UPDATE ekksync.member m SET due = true "
 					   "WHERE NOT m.due AND m.tombstone IS NULL "
+					   "AND (m.away IS NULL OR $5) "
 					   "AND ($3 IS NULL OR m.key > $3) "
 					   "AND ($4 IS NULL OR m.key <= $4) "
 					   "AND NOT EXISTS (SELECT FROM unnest($1, $2) u(key, t) "
 					   "WHERE u.key = m.key)",
-					   4, types, values, nulls);
+					   5, types, values, nulls);
 }

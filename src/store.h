@@ -21,6 +21,7 @@ typedef struct StoreState
 	int64 system_identifier; /* 0: not bound yet */
 	bool accepted;			 /* ekksync_resume() lets it be bound anew */
 	TimestampTz last_scan;
+	TimestampTz last_full_scan;
 } StoreState;
 
 /* The fence: which of our documents in sync_logs is the newest. */
@@ -83,6 +84,7 @@ extern void store_scanned(TimestampTz at, bool full);
 
 /* runs */
 extern void store_run_start(Run *run, const char *direction, const char *scan);
+extern void store_run_scan(Run *run, const char *scan);
 extern void store_run_progress(Run *run, const char *phase);
 extern void store_run_end(Run *run, const RunEnd *end);
 extern void store_run_log(Run *run);
@@ -120,6 +122,30 @@ extern void store_write_members(Run *run, Member **members, int n);
  */
 extern void store_scan_page(char **keys, TimestampTz *times, int n, bool full,
 							const char *after, const char *upto);
+
+/* strangers and tombstones (strangers.c) */
+/*
+ * Of documents seen by a scan, note those of nobody we know; the parameters
+ * are those of store_scan_page.  With full, forget those that have gone.
+ */
+extern void store_scan_strangers(char **keys, TimestampTz *times, int n,
+								 bool full, const char *after,
+								 const char *upto);
+
+/* Keys after "after" in C order, of documents that were not tried so far. */
+extern List *store_stranger_keys(const char *after, int limit,
+								 MemoryContext cxt);
+
+/* Note which of these members are strangers (m->stranger), and which not. */
+extern void store_strangers(Run *run, Member **members, int n);
+
+/* Forget all that is known of a member. */
+extern void store_forget_member(const char *key);
+
+/* Keys after "after", in C order, of tombstones that may be forgotten. */
+extern List *store_old_tombstones(const char *after, int limit,
+								  MemoryContext cxt);
+extern void store_collect(char **keys, int n);
 
 /* inbox */
 typedef struct StagedEntry

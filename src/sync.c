@@ -308,6 +308,11 @@ next_keys(Run *run, const char *after)
 						  store_inbox_keys(after, EKKSYNC_MEMBER_PAGE,
 										   run->page_cxt),
 						  EKKSYNC_MEMBER_PAGE);
+	if (run->opt.pull && settings.on_remote_create == REMOTE_CREATE_INSERT)
+		keys = merge_keys(keys,
+						  store_stranger_keys(after, EKKSYNC_MEMBER_PAGE,
+											  run->page_cxt),
+						  EKKSYNC_MEMBER_PAGE);
 	MemoryContextSwitchTo(run->page_cxt);
 	keys = list_copy(keys);
 	tx_commit();
@@ -424,9 +429,11 @@ run_phases(Run *run)
 		pull_close_entries(run);
 		tx_begin();
 		if (scanned)
-			store_scanned(run->started_at, settings.scan == SCAN_FULL);
+			store_scanned(run->started_at, run->full_scan);
 		tx_commit();
 	}
+	if (!run->opt.dry_run)
+		collect_tombstones(run);
 }
 
 /* ---- start and end ---- */
@@ -450,6 +457,7 @@ start_run(Run *run)
 	store_state(&state, run->cxt);
 	run->map = mapping_load(run->cxt);
 	run->last_scan = state.last_scan;
+	run->last_full = Max(state.last_full_scan, run->map->attached_at);
 	store_run_start(run, sync_direction(&run->opt),
 					settings_scan_name(settings.scan));
 	if (run->opt.dry_run)

@@ -418,7 +418,7 @@ SQL
 	is(outcome($ok), 'synced, closed: applied', 'an entry may write the kennitala with a hyphen');
 	in_step($good, 'Með bandstriki', '... and is applied');
 	is($db->sql(q{SELECT string_agg(error_message, ', ' ORDER BY error_message COLLATE "C") FROM ekksync_failed WHERE side = 'firestore' AND error_message !~ 'writable'}),
-		'deletes from Firestore are not applied, kennitala is malformed, member not found', 'ekksync_failed shows them');
+		'deletes from Firestore are not applied: ekksync.on_remote_delete is restore, kennitala is malformed, member not found', 'ekksync_failed shows them');
 
 	my $ghost = $db->profile_edit($gone, 'name', 'Andi');
 	run_ok('0 0 1 1', 'a deleted member');

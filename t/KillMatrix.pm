@@ -168,7 +168,7 @@ sub without_times
 	return [ map { without_times($_, $life) } @$value ] if ref $value eq 'ARRAY';
 	return $value if ref $value || !defined $value;
 	my $time = epoch($value) // return $value;
-	return $value if $time < $life->[0][1] - 600;
+	return $value if $time < $life->[0][1] - 3600;
 	my $part = 'before';
 	for (@$life)
 	{

@@ -280,7 +280,7 @@ ekksync_resolve(PG_FUNCTION_ARGS)
 	m->key = r.c.key;
 	edit_read(r.map, &m, 1, true);
 	read_conflict(&r, r.c.id, true);
-	what = resolve(&r);
 	trail_close(&r.c.id, 1, GetUserNameFromId(GetSessionUserId(), false));
+	what = resolve(&r);
 	PG_RETURN_TEXT_P(cstring_to_text(what));
 }

@@ -202,6 +202,7 @@ trail_events(const char *key)
 		"THEN 'written to Django' ELSE 'written to Firestore' END, f.key, "
 		"f.value -> 0, f.value -> 1, l.run, NULL "
 		"FROM ekksync.change_log l, jsonb_each(l.changes) f WHERE l.key = $1 "
+		"AND f.value -> 0 IS DISTINCT FROM f.value -> 1 "
 		"UNION ALL SELECT created_at, 2, CASE winner "
 		"WHEN 'django' THEN 'Firestore''s value lost' "
 		"WHEN 'firestore' THEN 'Django''s value lost' ELSE 'held' END, field, "

@@ -96,6 +96,9 @@ read_changes(Undo *undo, int64 run)
 		TrailChange *change = lfirst(lc);
 		UndoField *field = palloc0(sizeof(UndoField));
 
+		if (!change->created &&
+			strcmp(change->old_value, change->new_value) == 0)
+			continue;
 		field->change = change;
 		field->f = mapping_find(undo->map, change->field);
 		if (undo->n == 0 ||

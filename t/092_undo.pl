@@ -69,7 +69,7 @@ sub run_ok
 	my ($figures, $name, %arg) = @_;
 	my $run = $db->run(%arg);
 	is("$run->{status} @$run{qw(to_firestore to_django conflicts failed)}", "success $figures", "$name: the run's figures")
-	  or diag($run->{message});
+	  or diag($run->{message} // $db->admin_sql("SELECT string_agg(key || ' ' || side || ' ' || changes, E'\n') FROM ekksync.change_log WHERE run = $run->{run}"));
 	return $run->{run};
 }
 
@@ -99,7 +99,7 @@ sub refused
 # All that an undo could change.
 sub state
 {
-	return $db->admin_sql(join ' || ', map { "(SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '') FROM $_ t)" }
+	return $db->admin_sql('SELECT ' . join ' || ', map { "(SELECT coalesce(string_agg(t::text, E'\\n' ORDER BY t::text), '') FROM $_ t)" }
 		qw(membership_comrade membership_contactinfo nicknames membership_membersyncqueue ekksync.member ekksync.change_log ekksync.conflict ekksync.run));
 }
 
@@ -173,9 +173,8 @@ my $first = run_ok('40 0 0 0', 'first push');
 	console_edit($key, 'birthday', 'í vor');
 	set_field($key, 'birthday', '1980-01-02');
 	my $run = run_ok('1 0 1 0', 'over what does not fit');
-	is($db->sql("SELECT changes->'birthday'->>0 FROM ekksync.change_log WHERE run = $run") // '', '', 'skip') if 0;
 	my $said = undo($run);
-	like($said->{$key}{'firestore birthday'}, qr/^refused: .*"í vor"|^refused: /, 'what does not fit its column is refused');
+	like($said->{$key}{'firestore birthday'}, qr/^refused: .*date/, 'what does not fit its column is refused');
 	is(get_field($key, 'birthday'), '1980-01-02', '... and the row stays');
 	quiet('what does not fit');
 }
@@ -219,7 +218,7 @@ SQL
 	is_deeply(sides($poison, 'name'), [ ("Nýtt $poison") x 2 ], '... and he is as he was');
 	is($db->doc($gone)->{membership}{status}, 'inactive', 'a member who is gone is inactive');
 	my $deactivated = $db->sql('SELECT max(run) FROM ekksync_runs');
-	is(undo($deactivated)->{$gone}{'firestore status'}, 'not writable', '... which is not undone');
+	is(undo($deactivated, "true")->{$gone}{'firestore status'}, 'not writable', '... which is not undone');
 	$db->sql(q{DELETE FROM membership_membersyncqueue WHERE sync_status = 'failed'});
 	quiet('what cannot be');
 }
@@ -337,7 +336,7 @@ sub history
 	my $all = history($hyphened, 'facebook');
 	is_deeply($all, [
 		'edited in Django | facebook | null | fyrst | synced',
-		'written to Firestore | facebook | ' . (split / \| /, $all->[1])[2] . ' | fyrst | ',
+		'written to Firestore | facebook | null | fyrst | ',
 		'edited in Firestore | facebook | null | af-vef | applied',
 		'written to Django | facebook | fyrst | af-vef | ',
 		'edited in Firestore | facebook | null | fyrst | echo',

@@ -448,6 +448,8 @@ insert_relation(const Mapping *map, const Member *m, const int *fields,
 		appendStringInfo(&w.second, "$%d, ", w.n + 1);
 		row_write_add(&w, getBaseType(field->typid), value, isnull);
 	}
+	if (first == NULL)
+		return true; /* without a row there is no value, which is right */
 	row_write_add(&w, map->id_typid, m->id, false);
 	return_columns(map, &w, fields, nfields, relid);
 	sql_run(psprintf("INSERT INTO %s (%s%s) VALUES (%s$%d) RETURNING %s",

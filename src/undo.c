@@ -73,6 +73,13 @@ check_run(int64 id)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("run " INT64_FORMAT " was a dry run", id),
 						errdetail("There is nothing to take back.")));
+	if (run.running)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("run " INT64_FORMAT " has not ended", id),
+				 errdetail("Its worker ended before it was over."),
+				 errhint("The next run goes on where it stood, and records "
+						 "what became of it.")));
 }
 
 static void

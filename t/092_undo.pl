@@ -248,6 +248,9 @@ sub no_run { return $db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE 
 	refused('SELECT * FROM ekksync_undo(999999)', '22023', 'run 999999 does not exist.*HINT:  See the view ekksync_runs', 'an unknown run');
 	refused('SELECT * FROM ekksync_undo(NULL)', '22004', 'run must not be null', 'no run');
 	refused("SELECT * FROM ekksync_undo($dry)", '22023', "run $dry was a dry run", 'a dry run');
+	$db->admin_sql("UPDATE ekksync.run SET status = 'running' WHERE id = $run");
+	refused("SELECT * FROM ekksync_undo($run)", '55000', "run $run has not ended.*HINT", 'a run whose worker died');
+	$db->admin_sql("UPDATE ekksync.run SET status = 'success' WHERE id = $run");
 	refused("BEGIN READ ONLY; SELECT * FROM ekksync_undo($run)", '25006', 'ekksync_undo', 'a read-only transaction');
 	is_deeply([ values %{ undo(quiet('nothing')) } ], [], 'a run that wrote nothing has nothing to undo');
 	$before = state();

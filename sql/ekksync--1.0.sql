@@ -141,6 +141,7 @@ CREATE TABLE ekksync.conflict (
 	resolved_by text
 );
 CREATE INDEX conflict_key ON ekksync.conflict (key, field);
+CREATE INDEX conflict_held ON ekksync.conflict (key, field) WHERE winner OPERATOR(pg_catalog.=) 'none' AND resolved_at IS NULL;
 CREATE INDEX conflict_created ON ekksync.conflict (created_at);
 COMMENT ON TABLE ekksync.conflict IS 'every concurrent change that lost, or is held: both values, both times, winner and rule';
 
@@ -292,6 +293,34 @@ CREATE FUNCTION ekksync_resume() RETURNS void
 COMMENT ON FUNCTION ekksync_resume() IS
 'allow runs again; where a run has paused by itself, accept the project, database and cluster that the next one finds';
 
+/* ------------------------------------------------------- overturn, look back */
+
+CREATE FUNCTION ekksync_resolve(conflict bigint, take text DEFAULT NULL, value jsonb DEFAULT NULL) RETURNS text
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_resolve';
+COMMENT ON FUNCTION ekksync_resolve(bigint, text, jsonb) IS
+'decide a conflict for a side or for a value, and close it; the next run carries it out';
+
+CREATE FUNCTION ekksync_undo(
+	run bigint,
+	dry_run boolean DEFAULT false,
+	OUT member text, OUT side text, OUT field text,
+	OUT old_value jsonb, OUT new_value jsonb, OUT outcome text)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_undo';
+COMMENT ON FUNCTION ekksync_undo(bigint, boolean) IS
+'take back what a run wrote and nobody has changed since: in Django now, in Firestore by the next run';
+
+CREATE FUNCTION ekksync_history(
+	key text,
+	field text DEFAULT NULL,
+	OUT at timestamptz, OUT what text, OUT field text,
+	OUT old_value jsonb, OUT new_value jsonb,
+	OUT run bigint, OUT detail text)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_history';
+COMMENT ON FUNCTION ekksync_history(text, text) IS
+'who changed a member, or one of its fields, when, on which side, what lost and why';
+
 /* ------------------------------------------------------------------- look */
 
 CREATE FUNCTION ekksync_status(
@@ -410,6 +439,9 @@ REVOKE ALL ON FUNCTION
 	ekksync_run(text, boolean, boolean, text[], boolean),
 	ekksync_pause(text),
 	ekksync_resume(),
+	ekksync_resolve(bigint, text, jsonb),
+	ekksync_undo(bigint, boolean),
+	ekksync_history(text, text),
 	ekksync_status(),
 	ekksync_check(),
 	ekksync_doc(text)

@@ -22,6 +22,7 @@
 
 #include "capture.h"
 #include "flight.h"
+#include "held.h"
 #include "queue.h"
 #include "rows.h"
 #include "scope.h"
@@ -74,8 +75,9 @@ recheck(Run *run, Member **members, int n)
 		before[i] = *members[i];
 		members[i]->pending = NIL;
 	}
-	rows_lock(run->map, members, n, run->page_cxt);
+	rows_lock(run->map, members, n, false, run->page_cxt);
 	queue_read_pending(run->map, members, n, run->page_cxt);
+	store_recheck(members, n);
 	old = MemoryContextSwitchTo(run->page_cxt);
 	for (i = 0; i < n; i++)
 	{
@@ -194,9 +196,10 @@ change_json(const Run *run, const Member *m, bool firestore)
 
 		if (firestore ? !decide_writes(run, m, f) : !(pull && run->opt.pull))
 			continue;
-		was = !firestore	   ? in->local
-			  : m->enqueued[f] ? m->base[f].value
-							   : in->remote;
+		was = !firestore		   ? in->local
+			  : m->enqueued[f]	   ? m->base[f].value
+			  : in->remote != NULL ? in->remote
+								   : m->remote_plain[f];
 		now = firestore && m->result[f].action == MERGE_PUSH ? in->local
 															 : in->remote;
 		appendStringInfoChar(&buf, buf.len == 0 ? '{' : ',');
@@ -377,6 +380,7 @@ apply_members(Run *run, Member **all, int n)
 	store_landed(run, members, n);
 	run->figures.conflicts += store_conflicts(run, conflicts);
 	run->figures.to_django += nchanges;
+	held_close(run, members, n);
 	store_decide_entries(run, entries);
 	store_write_members(run, members, n);
 	store_strangers(run, members, n);

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "commands/async.h"
 
 #include "scope.h"
 #include "sqlvalue.h"
@@ -20,11 +21,21 @@ audit_time(MergeTime t)
 	return t <= MIN_TIMESTAMP ? 0 : t;
 }
 
+/* Tell whoever listens, when this transaction is committed. */
+static void
+notify_conflicts(const Run *run, int n, int potential)
+{
+	Async_Notify(EKKSYNC_CHANNEL,
+				 psprintf("{\"event\":\"conflict\",\"run\":" INT64_FORMAT
+						  ",\"conflicts\":%d,\"potential\":%d}",
+						  run->id, n, potential));
+}
+
 /*
  * Record conflicts.  The same conflict (values and times of both sides; of a
- * value that does not fit, or a field that is held, the values alone) is
- * recorded once, however often its member is tried; the run's own figure
- * counts the new ones.
+ * value that does not fit, the values alone; of a field that is held, the
+ * values of one that is open) is recorded once, however often its member is
+ * tried; the run's own figure counts the new ones.
  */
 int
 store_conflicts(Run *run, List *conflicts)
@@ -47,6 +58,7 @@ store_conflicts(Run *run, List *conflicts)
 	Datum values[11];
 	SqlScope scope;
 	int count;
+	int npotential = 0;
 	int i;
 
 	if (n == 0)
@@ -93,24 +105,30 @@ store_conflicts(Run *run, List *conflicts)
 			  "WHERE c.key = u.k AND c.field = u.f "
 			  "AND c.django_value IS NOT DISTINCT FROM u.dv "
 			  "AND c.firestore_value IS NOT DISTINCT FROM u.fv "
-			  "AND c.rule = u.r AND (u.r = 'value does not fit' "
-			  "OR (c.winner = 'none' AND u.w = 'none') "
+			  "AND c.rule = u.r AND CASE WHEN u.w = 'none' "
+			  "THEN c.winner = 'none' AND c.resolved_at IS NULL "
+			  "ELSE u.r = 'value does not fit' "
 			  "OR (c.django_time IS NOT DISTINCT FROM u.dt "
-			  "AND c.firestore_time IS NOT DISTINCT FROM u.ft))) "
+			  "AND c.firestore_time IS NOT DISTINCT FROM u.ft) END) "
 			  "RETURNING key, field, potential",
 			  11, types, values, NULL);
 	count = (int) SPI_processed;
 	for (i = 0; i < count; i++)
-		if (sql_get_bool(i, 3))
-			ereport(
-				WARNING,
+	{
+		if (!sql_get_bool(i, 3))
+			continue;
+		npotential++;
+		ereport(WARNING,
 				(errmsg("potential conflict in field \"%s\" of member %s",
 						sql_get_text(i, 2, CurrentMemoryContext),
 						mask_key(sql_get_text(i, 1, CurrentMemoryContext))),
-				 errdetail(
-					 "Both sides changed it within ekksync.conflict_window."),
+				 errdetail("Both sides changed it within "
+						   "ekksync.conflict_window."),
 				 errhint("See the view ekksync_conflicts.")));
+	}
 	sql_leave(&scope);
+	if (count > 0)
+		notify_conflicts(run, count, npotential);
 	return count;
 }
 

@@ -12,6 +12,9 @@
 /* Schema of the extension's own tables. */
 #define EKKSYNC_SCHEMA "ekksync"
 
+/* Channel of NOTIFY; its payloads are JSON without personal data. */
+#define EKKSYNC_CHANNEL "ekksync"
+
 /* Most writes in one Firestore request (documented limit of the service). */
 #define EKKSYNC_MAX_WRITES 500
 

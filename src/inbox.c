@@ -107,9 +107,8 @@ free_json(void *arg)
 	cJSON_Delete(arg);
 }
 
-/* Parse JSON that is freed with cxt; NULL where cJSON cannot. */
-static cJSON *
-parse_json(const char *text, MemoryContext cxt)
+cJSON *
+store_json(const char *text, MemoryContext cxt)
 {
 	MemoryContextCallback *callback;
 	cJSON *json;
@@ -147,7 +146,7 @@ store_read_entries(Member **members, int n, MemoryContext cxt)
 
 		entry->doc_id = sql_get_text(i, 2, cxt);
 		entry->action = sql_get_text(i, 3, cxt);
-		entry->changes = parse_json(sql_get_text(i, 4, cxt), cxt);
+		entry->changes = store_json(sql_get_text(i, 4, cxt), cxt);
 		if (entry->changes == NULL)
 			entry->action = "with changes that cannot be parsed";
 		entry->stamp = sql_get_time(i, 5);

@@ -34,6 +34,16 @@ PG_FUNCTION_INFO_V1(ekksync_queue_counts);
 
 /* ---- the queue ---- */
 
+void
+look_check_queue(const Mapping *map)
+{
+	AclResult acl =
+		pg_class_aclcheck(map->queue_relid, GetUserId(), ACL_SELECT);
+
+	if (acl != ACLCHECK_OK)
+		aclcheck_error(acl, OBJECT_TABLE, get_rel_name(map->queue_relid));
+}
+
 /* Add what a query over the queue returns, as its owner, to a result set. */
 static void
 return_queue(FunctionCallInfo fcinfo, const char *format, int nargs,
@@ -42,16 +52,13 @@ return_queue(FunctionCallInfo fcinfo, const char *format, int nargs,
 	const Mapping *map = mapping_get();
 	TupleDesc desc;
 	Tuplestorestate *store = srf_begin(fcinfo, &desc);
-	AclResult acl;
 	SqlScope scope;
 	char *query;
 	uint64 i;
 
 	if (map == NULL || !OidIsValid(map->queue_relid))
 		return;
-	acl = pg_class_aclcheck(map->queue_relid, GetUserId(), ACL_SELECT);
-	if (acl != ACLCHECK_OK)
-		aclcheck_error(acl, OBJECT_TABLE, get_rel_name(map->queue_relid));
+	look_check_queue(map);
 	query = psprintf(format, map->queue_table);
 	sql_enter(&scope, map->queue_owner);
 	sql_run(query, nargs, types, args, nulls, true, 0);
@@ -287,18 +294,10 @@ plain_fields(const FsDoc *doc)
 	return buf.data;
 }
 
-/*
- * ekksync_doc(key)
- *
- * Waits for Firestore inside the caller's statement, unlike a run.
- */
-Datum
-ekksync_doc(PG_FUNCTION_ARGS)
+char *
+look_key(const text *arg)
 {
-	char *key = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	FsClient *client;
-	FsDoc doc = {0};
-	FsError err;
+	char *key = text_to_cstring(arg);
 
 	if (strlen(key) == 11 && key[6] == '-')
 		memmove(key + 6, key + 7, 5);
@@ -307,6 +306,22 @@ ekksync_doc(PG_FUNCTION_ARGS)
 						errmsg("not a kennitala"),
 						errdetail("A kennitala has ten digits, with or "
 								  "without a hyphen after the sixth.")));
+	return key;
+}
+
+/*
+ * ekksync_doc(key)
+ *
+ * Waits for Firestore inside the caller's statement, unlike a run.
+ */
+Datum
+ekksync_doc(PG_FUNCTION_ARGS)
+{
+	char *key = look_key(PG_GETARG_TEXT_PP(0));
+	FsClient *client;
+	FsDoc doc = {0};
+	FsError err;
+
 	client = look_client(CurrentMemoryContext);
 	if (!fs_get(client, "members", &key, 1, NULL, -1, &doc, NULL, &err))
 		ereport(ERROR,

@@ -6,11 +6,18 @@
 #define EKKSYNC_LOOK_H
 
 #include "firestore.h"
+#include "mapping.h"
 
 /*
  * A Firestore client for one statement of a session, with the session's
  * settings and few retries; lives in cxt.  Throws when no project is set.
  */
 extern FsClient *look_client(MemoryContext cxt);
+
+/* Error 42501 unless the caller may select from the queue table. */
+extern void look_check_queue(const Mapping *map);
+
+/* A kennitala given to a function, without its hyphen; palloc'd.  22023. */
+extern char *look_key(const text *arg);
 
 #endif /* EKKSYNC_LOOK_H */

@@ -269,3 +269,18 @@ queue_add_failed(const Mapping *map, const Member *m, const char *error)
 	sql_leave(&scope);
 	return added;
 }
+
+void
+queue_release(const Mapping *map, const char *key, const char *field)
+{
+	Oid types[] = {TEXTOID, TEXTOID};
+	Datum values[] = {sql_text(key), sql_text(psprintf("%s: held", field))};
+	SqlScope scope;
+
+	on_queue(map, &scope,
+			 "UPDATE %s SET sync_status = 'pending', error_message = '' "
+			 "WHERE ssn = $1 AND sync_status = 'failed' "
+			 "AND starts_with(error_message, $2)",
+			 2, types, values, NULL);
+	sql_leave(&scope);
+}

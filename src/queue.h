@@ -48,4 +48,11 @@ extern int64 queue_settle(const Mapping *map, int64 *ids, char **errors,
 extern bool queue_add_failed(const Mapping *map, const Member *m,
 							 const char *error);
 
+/*
+ * The field of the member with this key is no longer held: rows that failed
+ * because it was are pending again, for the next run to settle.
+ */
+extern void queue_release(const Mapping *map, const char *key,
+						  const char *field);
+
 #endif /* EKKSYNC_QUEUE_H */

@@ -190,20 +190,21 @@ member_ids(const Mapping *map, Member **members, int n, Oid *array_type)
 }
 
 /*
- * Lock the rows of a table whose column is one of the ids, save those that
- * others have locked: nobody is waited for.  The members whose row is locked
- * now get the mark.
+ * Lock the rows of a table whose column is one of the ids, save, unless we
+ * wait, those that others have locked.  The members whose row is locked now
+ * get the mark.
  */
 static void
 lock_table(const char *table, const char *column, Oid type, Datum ids,
-		   Bitmapset **locked, int mark)
+		   bool wait, Bitmapset **locked, int mark)
 {
 	uint64 i;
 
 	sql_run(psprintf("SELECT k.n FROM unnest($1) WITH ORDINALITY k(id, n) "
 					 "JOIN %s t ON t.%s = k.id "
-					 "FOR NO KEY UPDATE OF t SKIP LOCKED",
-					 table, quote_identifier(column)),
+					 "FOR NO KEY UPDATE OF t%s",
+					 table, quote_identifier(column),
+					 wait ? "" : " SKIP LOCKED"),
 			1, &type, &ids, NULL, false, 0);
 	for (i = 0; i < SPI_processed; i++)
 	{
@@ -261,7 +262,8 @@ rows_read(const Mapping *map, Member **members, int n, MemoryContext cxt)
 }
 
 void
-rows_lock(const Mapping *map, Member **members, int n, MemoryContext cxt)
+rows_lock(const Mapping *map, Member **members, int n, bool wait,
+		  MemoryContext cxt)
 {
 	Oid types[] = {TEXTARRAYOID, InvalidOid};
 	Datum values[] = {member_keys(members, n),
@@ -272,12 +274,12 @@ rows_lock(const Mapping *map, Member **members, int n, MemoryContext cxt)
 	int i;
 
 	sql_enter(&scope, map->owner);
-	lock_table(map->member_table, map->id_column, types[1], values[1], locked,
-			   map->nfields);
+	lock_table(map->member_table, map->id_column, types[1], values[1], wait,
+			   locked, map->nfields);
 	for (f = 0; f < map->nfields; f++)
 		if (locks_relation(map, f))
 			lock_table(map->fields[f].relation, map->fields[f].link, types[1],
-					   values[1], locked, f);
+					   values[1], wait, locked, f);
 	read_members(map, members, n, true, types, values, cxt);
 	for (i = 0; i < n; i++)
 		if (!all_locked(map, members[i], locked[i]))
@@ -434,6 +436,8 @@ insert_relation(const Mapping *map, const Member *m, const int *fields,
 		appendStringInfo(&w.second, "$%d, ", w.n + 1);
 		row_write_add(&w, getBaseType(field->typid), value, isnull);
 	}
+	if (first == NULL)
+		return true; /* without a row there is no value, which is right */
 	row_write_add(&w, map->id_typid, m->id, false);
 	return_columns(map, &w, fields, nfields, relid);
 	sql_run(psprintf("INSERT INTO %s (%s%s) VALUES (%s$%d) RETURNING %s",

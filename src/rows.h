@@ -21,10 +21,11 @@ extern void rows_read(const Mapping *map, Member **members, int n,
 
 /*
  * Lock the rows of members that were read, and their related rows (FOR NO KEY
- * UPDATE), and read them again.  No row is waited for: "again" is set of those
- * members of which one is locked by others, has gone, or has another key now.
+ * UPDATE), and read them again.  "again" is set of those members of which one
+ * has gone, has another key now, or, unless it is to be waited for, is locked
+ * by others.
  */
-extern void rows_lock(const Mapping *map, Member **members, int n,
+extern void rows_lock(const Mapping *map, Member **members, int n, bool wait,
 					  MemoryContext cxt);
 
 /*

@@ -169,6 +169,7 @@ typedef struct Member
 
 	/* as kept by us */
 	bool known;
+	char *version; /* of our record, as read; NULL: there was none */
 	bool first_contact;
 	TimestampTz doc_update_time; /* 0: never seen */
 	TimestampTz tombstone;		 /* 0: none */

@@ -212,7 +212,7 @@ store_read_members(const Mapping *map, Member **members, int n, bool anew,
 
 	store_sql(&scope,
 			  "SELECT k.n, m.first_contact, m.doc_update_time, m.tombstone, "
-			  "m.away, coalesce(m.last_run, 0) "
+			  "m.away, coalesce(m.last_run, 0), m.xmin "
 			  "FROM unnest($1) WITH ORDINALITY k(key, n) "
 			  "JOIN ekksync.member m ON m.key = k.key",
 			  1, types, &keys, NULL);
@@ -226,12 +226,36 @@ store_read_members(const Mapping *map, Member **members, int n, bool anew,
 		m->tombstone = sql_get_time(i, 4);
 		m->away = sql_get_time(i, 5);
 		m->last_run = sql_get_int8(i, 6);
+		m->version = sql_get_text(i, 7, cxt);
 	}
 	sql_leave(&scope);
 	if (anew)
 		return;
 	read_base(map, members, n, keys, cxt);
 	read_notes(map, members, n, keys, cxt);
+}
+
+void
+store_recheck(Member **members, int n)
+{
+	Oid types[] = {TEXTARRAYOID, TEXTARRAYOID};
+	char **versions = palloc(sizeof(char *) * (n + 1));
+	Datum values[2];
+	SqlScope scope;
+	uint64 i;
+
+	for (i = 0; i < (uint64) n; i++)
+		versions[i] = members[i]->version;
+	values[0] = member_keys(members, n);
+	values[1] = sql_text_array(versions, n);
+	store_sql(&scope,
+			  "SELECT k.n FROM unnest($1, $2) WITH ORDINALITY "
+			  "k(key, version, n) JOIN ekksync.member m ON m.key = k.key "
+			  "WHERE m.xmin::text <> k.version",
+			  2, types, values, NULL);
+	for (i = 0; i < SPI_processed; i++)
+		find_member(members, n, (int) sql_get_int8(i, 1))->again = true;
+	sql_leave(&scope);
 }
 
 /* Every value that we have ever written to these members' documents. */

@@ -111,6 +111,11 @@ extern int64 store_count_members(void);
 /* anew: read as if nothing had ever been synced. */
 extern void store_read_members(const Mapping *map, Member **members, int n,
 							   bool anew, MemoryContext cxt);
+/*
+ * Set "again" of those whose record has been written by others since it was
+ * read: a person has decided.  Only while their rows are locked is this final.
+ */
+extern void store_recheck(Member **members, int n);
 extern void store_read_pushed(const Mapping *map, Member **members, int n,
 							  MemoryContext cxt);
 extern void store_write_members(Run *run, Member **members, int n);
@@ -166,6 +171,9 @@ typedef struct UnclosedEntry
 	char *error;  /* NULL: synced */
 	bool decided; /* by a run; else it failed when it was staged */
 } UnclosedEntry;
+
+/* Parse JSON that is freed with cxt; NULL where cJSON cannot. */
+extern cJSON *store_json(const char *text, MemoryContext cxt);
 
 extern void store_unstage(void);
 extern void store_stage(StagedEntry *entries, int n);

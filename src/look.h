@@ -13,4 +13,7 @@
  */
 extern FsClient *look_client(MemoryContext cxt);
 
+/* What Firestore's clock being ahead by skew (microseconds) means for ours. */
+extern char *clock_text(int64 skew);
+
 #endif /* EKKSYNC_LOOK_H */

@@ -62,6 +62,10 @@ plan_member(Run *run, Member *m, List **rows)
 	}
 	if (m->problem != NULL)
 		return;
+	for (f = 0; f < run->map->nfields && m->gone; f++)
+		if (m->result[f].conflict)
+			add_row(rows, m, "none", run->map->fields[f].name, NULL,
+					m->inputs[f].remote, "conflict: member not found");
 	for (f = 0; f < run->map->nfields; f++)
 	{
 		const MergeInput *in = &m->inputs[f];
@@ -72,7 +76,9 @@ plan_member(Run *run, Member *m, List **rows)
 		else if (m->result[f].action == MERGE_HOLD)
 			add_row(rows, m, "none", name, in->local,
 					in->remote ? in->remote : m->remote_plain[f],
-					"held: the values need a decision");
+					m->result[f].rule == RULE_CLOCK
+						? "held: clock skew"
+						: "held: the values need a decision");
 		else if (m->result[f].action == MERGE_PULL && run->opt.pull)
 			add_row(rows, m, "django", name, in->local, in->remote, why(m, f));
 		if (decide_writes(run, m, f))

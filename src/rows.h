@@ -33,4 +33,11 @@ extern void rows_lock(const Mapping *map, Member **members, int n,
 extern bool rows_write(const Mapping *map, Member *m, const int *fields,
 					   char **values, int nfields);
 
+/*
+ * Up to limit keys of rows in scope after the key "after" (NULL: from the
+ * start), in C order, as they stand; a missing one is ''.
+ */
+extern List *rows_keys(const Mapping *map, const char *after, int limit,
+					   MemoryContext cxt);
+
 #endif /* EKKSYNC_ROWS_H */

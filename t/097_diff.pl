@@ -190,10 +190,14 @@ $db->set_docs('members', map { [ sprintf('%010d', 9900000000 + $_), { profile =>
 my %unknown = map { $_->{member} => 1 } $db->rows("SELECT * FROM ekksync_diff() WHERE why = 'unknown member'");
 is(scalar keys %unknown, 2301, 'every document that PostgreSQL does not know is found');
 $db->sql(q(INSERT INTO membership_comrade (name, ssn, date_joined, reachable, groupable)
-	SELECT 'Ný ' || i, lpad((9900000000 + i)::text, 10, '0'), now(), true, true FROM generate_series(1000, 3500) i));
-%unknown = map { $_->{member} => $_->{why} } $db->rows('SELECT member, min(why) AS why FROM ekksync_diff() GROUP BY member');
-is(scalar(grep { $unknown{$_} eq 'unknown member' } keys %unknown), 1000, 'with members among them');
-is(scalar(grep { /^99/ && $unknown{$_} eq 'pending' } keys %unknown), 2501, '... all of them are found');
+	SELECT 'Ný ' || i, i, now(), true, true FROM (SELECT generate_series(9800000001, 9800000100)
+		UNION SELECT generate_series(9900000500, 9900003500)) k(i)));
+my %all;
+push @{ $all{ $_->{why} }{ $_->{whole} } }, $_->{member}
+  for $db->rows('SELECT DISTINCT member, why, CASE WHEN field IS NULL THEN 1 ELSE 0 END AS whole FROM ekksync_diff()');
+is(scalar @{ $all{'unknown member'}{1} }, 500, 'with members among them');
+is(scalar(grep { /^9[89]/ } @{ $all{pending}{0} }), 1801, '... all that both sides have are compared');
+is(scalar(grep { /^9[89]/ } @{ $all{pending}{1} }), 1300, '... and all that have no document are found');
 is($db->sql('SELECT docs_read FROM ekksync_runs ORDER BY run DESC LIMIT 1'), $db->count_docs('members') + 1, '... each document read once');
 
 # --------------------------------------------------------- others at work

@@ -136,6 +136,7 @@ CREATE TABLE ekksync.conflict (
 	winner text NOT NULL CHECK (winner OPERATOR(pg_catalog.=) ANY (ARRAY['django', 'firestore', 'none'])),
 	rule text NOT NULL,
 	potential boolean NOT NULL DEFAULT false,
+	skew interval,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	resolved_at timestamptz,
 	resolved_by text
@@ -150,6 +151,7 @@ CREATE TABLE ekksync.run (
 	status text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'success', 'failed', 'interrupted'])),
 	direction text NOT NULL,
 	dry_run boolean NOT NULL DEFAULT false,
+	mode text NOT NULL DEFAULT 'sync' CHECK (mode OPERATOR(pg_catalog.=) ANY (ARRAY['sync', 'observe', 'diff'])),
 	partial boolean NOT NULL DEFAULT false,
 	scan text NOT NULL,
 	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -169,6 +171,8 @@ CREATE TABLE ekksync.run (
 	requests bigint NOT NULL DEFAULT 0,
 	retries bigint NOT NULL DEFAULT 0,
 	peak_memory_kb bigint,
+	skew interval,
+	skew_error interval,
 	log_document text,
 	sqlstate text,
 	error text
@@ -200,7 +204,29 @@ CREATE TABLE ekksync.plan (
 	note text,
 	PRIMARY KEY (run, id)
 );
-COMMENT ON TABLE ekksync.plan IS 'what the last dry run would have written';
+COMMENT ON TABLE ekksync.plan IS 'what the last dry run, or run in observe mode, would have written';
+
+CREATE TABLE ekksync.touched (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	key text COLLATE "C" NOT NULL,
+	queue_id bigint NOT NULL,
+	at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+CREATE INDEX touched_key ON ekksync.touched (key);
+COMMENT ON TABLE ekksync.touched IS 'queue rows that were settled or deleted by hand: the next run looks at their members';
+
+CREATE TABLE ekksync.diff (
+	run bigint NOT NULL,
+	id bigint GENERATED ALWAYS AS IDENTITY,
+	key text COLLATE "C" NOT NULL,
+	field text,
+	django_value jsonb,
+	firestore_value jsonb,
+	why text NOT NULL,
+	detail text,
+	PRIMARY KEY (run, id)
+);
+COMMENT ON TABLE ekksync.diff IS 'what the last ekksync_diff() found';
 
 SELECT pg_catalog.pg_extension_config_dump('ekksync.state', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.mapping', '');
@@ -214,6 +240,8 @@ SELECT pg_catalog.pg_extension_config_dump('ekksync.run', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.run_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.change_log', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.change_log_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.touched', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.touched_id_seq', '');
 
 REVOKE ALL ON ALL TABLES IN SCHEMA ekksync FROM PUBLIC;
 
@@ -222,6 +250,10 @@ REVOKE ALL ON ALL TABLES IN SCHEMA ekksync FROM PUBLIC;
 CREATE FUNCTION ekksync.capture() RETURNS trigger
 	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_capture';
 COMMENT ON FUNCTION ekksync.capture() IS 'trigger: writes the queue row of a changed member';
+
+CREATE FUNCTION ekksync.note_by_hand() RETURNS trigger
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_note_by_hand';
+COMMENT ON FUNCTION ekksync.note_by_hand() IS 'trigger on the queue table: notes rows that are settled or deleted by hand';
 
 CREATE FUNCTION ekksync_attach(
 	member_table regclass,
@@ -339,6 +371,15 @@ CREATE FUNCTION ekksync_check(OUT "check" text, OUT ok boolean, OUT detail text,
 	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_check';
 COMMENT ON FUNCTION ekksync_check() IS 'each precondition of a run: met or not, and what to do';
 
+CREATE FUNCTION ekksync_diff(
+	OUT member text, OUT field text,
+	OUT django_value jsonb, OUT firestore_value jsonb,
+	OUT why text, OUT detail text)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_diff';
+COMMENT ON FUNCTION ekksync_diff() IS
+'where the two sides differ now, field by field, and why; writes nothing on either side';
+
 CREATE FUNCTION ekksync_doc(key text) RETURNS jsonb
 	STRICT LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_doc';
 COMMENT ON FUNCTION ekksync_doc(text) IS 'the member''s Firestore document as it is now; null if there is none';
@@ -408,7 +449,7 @@ COMMENT ON VIEW ekksync_failed IS 'changes of both sides that could not be appli
 CREATE VIEW ekksync_conflicts AS
 	SELECT id, run, key AS member, field, django_value, firestore_value,
 		django_time, firestore_time_from, firestore_time,
-		winner, rule, potential, created_at, resolved_at, resolved_by
+		skew, winner, rule, potential, created_at, resolved_at, resolved_by
 	FROM ekksync.conflict;
 COMMENT ON VIEW ekksync_conflicts IS 'concurrent changes of one field: both values, both times, who won and why';
 
@@ -418,13 +459,18 @@ CREATE VIEW ekksync_strangers AS
 COMMENT ON VIEW ekksync_strangers IS 'documents in members that PostgreSQL does not know, as far as scans and entries have shown, and why they are not inserted';
 
 CREATE VIEW ekksync_runs AS
-	SELECT id AS run, status, direction, dry_run, scan, started_at,
+	SELECT id AS run, status, direction, dry_run, mode, scan, started_at,
 		finished_at OPERATOR(pg_catalog.-) started_at AS duration,
 		to_firestore, to_firestore_failed, to_django, to_django_failed, conflicts,
 		docs_read, docs_scanned, docs_written, docs_deleted, requests, retries,
-		bytes_sent, bytes_received, peak_memory_kb, phase, sqlstate, error, log_document
+		bytes_sent, bytes_received, peak_memory_kb, skew, skew_error, phase, sqlstate, error, log_document
 	FROM ekksync.run;
 COMMENT ON VIEW ekksync_runs IS 'the history of runs, with their cost';
+
+CREATE VIEW ekksync_plan AS
+	SELECT key AS member, side, field, old_value, new_value, note, run
+	FROM ekksync.plan ORDER BY run, id;
+COMMENT ON VIEW ekksync_plan IS 'what the last dry run, or run in observe mode, would have written, and why';
 
 CREATE VIEW ekksync_mapping AS
 	SELECT field, relation, "column", link, path, codec, options, direction, policy, compute, apply
@@ -444,5 +490,6 @@ REVOKE ALL ON FUNCTION
 	ekksync_history(text, text),
 	ekksync_status(),
 	ekksync_check(),
+	ekksync_diff(),
 	ekksync_doc(text)
 FROM PUBLIC;

@@ -25,8 +25,10 @@
 #include "worker.h"
 
 #define RUN_COLUMNS 14
+#define DIFF_COLUMNS 6
 
 PG_FUNCTION_INFO_V1(ekksync_run);
+PG_FUNCTION_INFO_V1(ekksync_diff);
 PG_FUNCTION_INFO_V1(ekksync_pause);
 PG_FUNCTION_INFO_V1(ekksync_resume);
 
@@ -85,13 +87,13 @@ get_flag(FunctionCallInfo fcinfo, int arg, bool if_null)
 }
 
 static void
-check_may_run(bool wait)
+check_may_run(const char *function, bool wait)
 {
 	if (RecoveryInProgress())
 		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
 						errmsg("cannot run on a standby server"),
-						errhint("Call ekksync_run() on the primary server.")));
-	PreventCommandIfReadOnly("ekksync_run()");
+						errhint("Call %s on the primary server.", function)));
+	PreventCommandIfReadOnly(function);
 	if (wait && TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		ereport(
 			ERROR,
@@ -222,6 +224,16 @@ await_turn(bool wait)
 	sync_wait();
 }
 
+pg_noreturn static void
+throw_died(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_ADMIN_SHUTDOWN),
+			 errmsg("the run's worker ended before the run was over"),
+			 errhint("The next run goes on where it stood. The server log may "
+					 "say more.")));
+}
+
 /*
  * ekksync_run(direction, dry_run, wait, only, force)
  */
@@ -235,9 +247,10 @@ ekksync_run(PG_FUNCTION_ARGS)
 
 	get_direction(fcinfo, &call.options);
 	call.options.dry_run = get_flag(fcinfo, 1, false);
+	call.options.diff = false;
 	get_only(fcinfo, &call.options);
 	call.options.force = get_flag(fcinfo, 4, false);
-	check_may_run(wait);
+	check_may_run("ekksync_run()", wait);
 	look(find_owner, &call);
 	outcome = worker_start(call.owner, &call.options, wait, &call.run_id);
 	while (outcome == WORKER_BUSY && call.run_id == 0)
@@ -259,13 +272,99 @@ ekksync_run(PG_FUNCTION_ARGS)
 			message = "joined a run that was in progress";
 			break;
 		case WORKER_DIED:
-			ereport(ERROR,
-					(errcode(ERRCODE_ADMIN_SHUTDOWN),
-					 errmsg("the run's worker ended before the run was over"),
-					 errhint("The next run goes on where it stood. The server "
-							 "log may say more.")));
+			throw_died();
 	}
 	return_run(fcinfo, call.run_id, message);
+	return (Datum) 0;
+}
+
+/* ---- comparing ---- */
+
+/* The error of a comparison that failed. */
+static void
+check_compared(int64 run_id)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	Oid types[] = {INT8OID};
+	Datum args[] = {Int64GetDatum(run_id)};
+	SqlScope scope;
+	char *sqlstate;
+	char *error;
+
+	sql_enter(&scope, ekksync_owner_oid());
+	sql_run("SELECT coalesce(sqlstate, '58000'), coalesce(error, "
+			"'its worker ended') FROM ekksync.run WHERE id = $1 "
+			"AND status <> 'success'",
+			1, types, args, NULL, true, 0);
+	if (SPI_processed == 0)
+	{
+		sql_leave(&scope);
+		return;
+	}
+	sqlstate = sql_get_text(0, 1, cxt);
+	error = sql_get_text(0, 2, cxt);
+	sql_leave(&scope);
+	ereport(ERROR,
+			(errcode(MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2],
+								   sqlstate[3], sqlstate[4])),
+			 errmsg("could not compare the two sides: %s", error)));
+}
+
+/* Put what a comparison found into the result. */
+static void
+return_diff(FunctionCallInfo fcinfo, int64 run_id)
+{
+	Oid types[] = {INT8OID};
+	Datum args[] = {Int64GetDatum(run_id)};
+	TupleDesc desc;
+	Tuplestorestate *store = srf_begin(fcinfo, &desc);
+	SqlScope scope;
+	uint64 i;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	check_compared(run_id);
+	sql_enter(&scope, ekksync_owner_oid());
+	sql_run("SELECT key, field, django_value, firestore_value, why, detail "
+			"FROM ekksync.diff WHERE run = $1 ORDER BY id",
+			1, types, args, NULL, true, 0);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		Datum values[DIFF_COLUMNS];
+		bool isnull[DIFF_COLUMNS];
+
+		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values,
+						  isnull);
+		tuplestore_putvalues(store, desc, values, isnull);
+	}
+	sql_leave(&scope);
+	PopActiveSnapshot();
+}
+
+/*
+ * ekksync_diff()
+ */
+Datum
+ekksync_diff(PG_FUNCTION_ARGS)
+{
+	Call call = {{0}, InvalidOid, 0};
+	WorkerOutcome outcome;
+
+	call.options.push = call.options.pull = true;
+	call.options.dry_run = call.options.diff = true;
+	call.options.nonly = -1;
+	check_may_run("ekksync_diff()", true);
+	look(find_owner, &call);
+	do
+	{
+		outcome = worker_start(call.owner, &call.options, true, &call.run_id);
+		if (outcome == WORKER_BUSY && call.run_id != 0)
+			look(join_run, &call); /* throws */
+		if (outcome == WORKER_BUSY)
+			await_turn(true);
+	} while (outcome == WORKER_BUSY);
+	if (outcome == WORKER_DIED)
+		throw_died();
+	return_diff(fcinfo, call.run_id);
 	return (Datum) 0;
 }
 

@@ -78,6 +78,7 @@ recheck(Run *run, Member **members, int n)
 	rows_lock(run->map, members, n, false, run->page_cxt);
 	queue_read_pending(run->map, members, n, run->page_cxt);
 	store_recheck(members, n);
+	run_tell_time(run);
 	old = MemoryContextSwitchTo(run->page_cxt);
 	for (i = 0; i < n; i++)
 	{
@@ -214,6 +215,57 @@ change_json(const Run *run, const Member *m, bool firestore)
 
 /* ---- members in one transaction ---- */
 
+/* Do the sides differ, or can nobody say? */
+static bool
+differs(const Run *run, const Member *m)
+{
+	int f;
+
+	if (m->problem != NULL)
+		return true;
+	for (f = 0; f < run->map->nfields; f++)
+		if (m->field_error[f] != NULL || m->put_off ||
+			(m->result[f].action != MERGE_NOTHING &&
+			 m->result[f].action != MERGE_AGREE))
+			return true;
+	return false;
+}
+
+/*
+ * Rows that somebody has marked synced although the sides differ are pending
+ * again.  What was noted of rows settled by hand is done with.
+ */
+static void
+requeue_rows(Run *run, Member **members, int n)
+{
+	Member **done = palloc(sizeof(Member *) * (n + 1));
+	int64 *ids;
+	ListCell *lc;
+	int ndone = 0;
+	int max = 0;
+	int count = 0;
+	int i;
+
+	for (i = 0; i < n; i++)
+	{
+		if (members[i]->again || members[i]->touched == NIL)
+			continue;
+		done[ndone++] = members[i];
+		max += list_length(members[i]->pending);
+	}
+	ids = palloc(sizeof(int64) * (max + 1));
+	for (i = 0; i < ndone; i++)
+		foreach (lc, done[i]->pending)
+		{
+			const PendingRow *row = lfirst(lc);
+
+			if (row->by_hand && differs(run, done[i]))
+				ids[count++] = row->id;
+		}
+	queue_requeue(run->map, ids, count);
+	store_forget_touched(done, ndone);
+}
+
 /* Queue rows of members that have nothing to push. */
 static void
 settle_rows(Run *run, Member **members, int n)
@@ -239,6 +291,8 @@ settle_rows(Run *run, Member **members, int n)
 		{
 			PendingRow *row = lfirst(lc);
 
+			if (row->put_off)
+				continue;
 			ids[count] = row->id;
 			errors[count++] = row->error;
 			if (row->error != NULL)
@@ -301,7 +355,7 @@ record_member(Run *run, Member *m)
 		m->doc_update_time = m->doc->missing ? 0 : m->doc->update_time;
 	if (!m->has_push)
 	{
-		m->first_contact = false;
+		m->first_contact = m->first_contact && m->put_off;
 		if (!m->gone)
 			m->tombstone = 0;
 		else if (m->tombstone == 0 || m->pending != NIL)
@@ -384,6 +438,7 @@ apply_members(Run *run, Member **all, int n)
 	store_decide_entries(run, entries);
 	store_write_members(run, members, n);
 	store_strangers(run, members, n);
+	requeue_rows(run, members, n);
 	settle_rows(run, members, n);
 	at_step(in_record);
 }
@@ -483,6 +538,7 @@ fail_member_work(void *arg)
 	entries_fail(m, m->problem);
 	count_entries(work->run, m);
 	report_field_errors(work->run, m);
+	requeue_rows(work->run, &m, 1);
 	settle_rows(work->run, &m, 1);
 	store_decide_entries(work->run, m->entries);
 	if (m->fate != FATE_INSERT)

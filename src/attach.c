@@ -327,6 +327,8 @@ ensure_triggers(Attach *attach)
 													 &isnull)));
 	}
 	sql_leave(&scope);
+	if (triggers_ensure_queue(&attach->report, attach->queue_relid))
+		attach->missed = true;
 	foreach (cell, tables)
 	{
 		require_owner(lfirst_oid(cell));
@@ -482,6 +484,8 @@ delete_state(void)
 	sql_run("DELETE FROM ekksync.stranger", 0, NULL, NULL, NULL, false, 0);
 	sql_run("DELETE FROM ekksync.inbox", 0, NULL, NULL, NULL, false, 0);
 	sql_run("DELETE FROM ekksync.plan", 0, NULL, NULL, NULL, false, 0);
+	sql_run("DELETE FROM ekksync.diff", 0, NULL, NULL, NULL, false, 0);
+	sql_run("DELETE FROM ekksync.touched", 0, NULL, NULL, NULL, false, 0);
 	sql_run("DELETE FROM ekksync.state", 0, NULL, NULL, NULL, false, 0);
 	sql_leave(&scope);
 }
@@ -501,6 +505,8 @@ ekksync_detach(PG_FUNCTION_ARGS)
 						errmsg("ekksync is not attached to a member table")));
 	check_detach(&earlier);
 	triggers_prune(&report, earlier.relid, true);
+	if (OidIsValid(earlier.queue_relid))
+		triggers_drop_queue(&report, earlier.queue_relid);
 	defaults_drop(&report);
 	delete_state();
 	if (OidIsValid(earlier.queue_relid))

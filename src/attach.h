@@ -116,6 +116,10 @@ extern bool triggers_ensure(Report *report, Oid relid, Oid queue_relid);
  */
 extern void triggers_prune(Report *report, Oid member_relid, bool all);
 
+/* The same for the triggers on the queue table; and drop these. */
+extern bool triggers_ensure_queue(Report *report, Oid queue_relid);
+extern void triggers_drop_queue(Report *report, Oid queue_relid);
+
 /* Make an object go with the extension, silently (DROP EXTENSION). */
 extern void depend_on_extension(Oid classid, Oid objid);
 

@@ -50,12 +50,14 @@ store_conflicts(Run *run, List *conflicts)
 				   TIMESTAMPTZARRAYOID,
 				   TEXTARRAYOID,
 				   TEXTARRAYOID,
-				   BOOLARRAYOID};
+				   BOOLARRAYOID,
+				   INT8OID};
+	const FsClock *clock = fs_clock(run->fs);
 	int n = list_length(conflicts);
 	char **text[6];
 	TimestampTz *times[3];
 	bool *potential = palloc(sizeof(bool) * (n + 1));
-	Datum values[11];
+	Datum values[12];
 	SqlScope scope;
 	int count;
 	int npotential = 0;
@@ -95,10 +97,12 @@ store_conflicts(Run *run, List *conflicts)
 	values[8] = sql_text_array(text[4], n);
 	values[9] = sql_text_array(text[5], n);
 	values[10] = sql_bool_array(potential, n);
+	values[11] = Int64GetDatum(clock->skew);
 	store_sql(&scope,
 			  "INSERT INTO ekksync.conflict (run, key, field, django_value, "
 			  "firestore_value, django_time, firestore_time_from, "
-			  "firestore_time, winner, rule, potential) SELECT $1, u.* FROM "
+			  "firestore_time, winner, rule, potential, skew) SELECT $1, u.*, "
+			  "$12 * interval '1 microsecond' FROM "
 			  "unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11) "
 			  "u(k, f, dv, fv, dt, ff, ft, w, r, p) "
 			  "WHERE NOT EXISTS (SELECT FROM ekksync.conflict c "
@@ -111,7 +115,7 @@ store_conflicts(Run *run, List *conflicts)
 			  "OR (c.django_time IS NOT DISTINCT FROM u.dt "
 			  "AND c.firestore_time IS NOT DISTINCT FROM u.ft) END) "
 			  "RETURNING key, field, potential",
-			  11, types, values, NULL);
+			  12, types, values, clock->known ? NULL : "           n");
 	count = (int) SPI_processed;
 	for (i = 0; i < count; i++)
 	{

@@ -248,13 +248,17 @@ read_batch_work(void *arg)
 	MemoryContextSwitchTo(cxt);
 	new_batch(run, batch, work->keys);
 	members = batch_members(batch);
+	store_read_touched(members, batch->n, cxt);
 	queue_read_pending(run->map, members, batch->n, cxt);
+	run_tell_time(run);
 	more = moved_keys(batch, work->keys);
 	if (more != NIL)
 	{
 		new_batch(run, batch, list_concat_copy(work->keys, more));
 		members = batch_members(batch);
+		store_read_touched(members, batch->n, cxt);
 		queue_read_pending(run->map, members, batch->n, cxt);
+		run_tell_time(run);
 	}
 	queue_read_moves(run->map, members, batch->n, cxt);
 	at_step(in_read);
@@ -355,19 +359,28 @@ batch_run(Run *run, List *keys)
 	MemoryContextDelete(key_cxt);
 }
 
-/* Keys that others moved to are not counted: their turn comes. */
 bool
-batch_survey(Run *run, List *keys)
+batch_read(Run *run, Batch *batch, List *keys)
 {
-	Batch batch;
 	int round = 0;
 
-	while (!read_batch(run, &batch, keys))
+	while (!read_batch(run, batch, keys))
 	{
 		if (++round == MAX_ROUNDS)
 			return false;
 		http_sleep(50 << round);
 	}
+	return true;
+}
+
+/* Keys that others moved to are not counted: their turn comes. */
+bool
+batch_survey(Run *run, List *keys)
+{
+	Batch batch;
+
+	if (!batch_read(run, &batch, keys))
+		return false;
 	if (!guard_may_lose(run, &batch))
 		return true;
 	pull_documents(run, &batch);

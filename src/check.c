@@ -88,6 +88,7 @@ static void
 check_triggers(Checks *c, const Mapping *map)
 {
 	Oid types[] = {OIDOID};
+	Datum queue = ObjectIdGetDatum(map->queue_relid);
 	SqlScope scope;
 	int missing = 0;
 	int i;
@@ -103,6 +104,18 @@ check_triggers(Checks *c, const Mapping *map)
 				1, types, values, NULL, true, 0);
 		if (sql_get_int8(0, 1) >= 2)
 			continue;
+		missing++;
+		add(c, "triggers", false,
+			psprintf("a trigger on %s is missing or disabled",
+					 sql_get_text(0, 2, CurrentMemoryContext)),
+			"Call ekksync_attach() again: it mends what is missing.");
+	}
+	sql_run("SELECT count(*), $1::regclass::text FROM pg_trigger "
+			"WHERE tgrelid = $1 AND tgenabled <> 'D' "
+			"AND tgfoid = 'ekksync.note_by_hand'::regproc",
+			1, types, &queue, NULL, true, 0);
+	if (sql_get_int8(0, 1) < 2)
+	{
 		missing++;
 		add(c, "triggers", false,
 			psprintf("a trigger on %s is missing or disabled",
@@ -233,10 +246,13 @@ check_firestore(Checks *c)
 	char *id = "ekksync-check";
 	TimestampTz asked;
 	TimestampTz answered;
-	TimestampTz read_time;
+	char *limit = settings.max_clock_skew == 0
+					  ? "there is no limit"
+					  : psprintf("the limit is %d s", settings.max_clock_skew);
+	const FsClock *clock;
+	FsClient *client;
 	FsDoc doc;
 	FsError err;
-	double skew;
 
 	if (settings.project[0] == '\0')
 	{
@@ -252,9 +268,9 @@ check_firestore(Checks *c)
 		NULL);
 	if (!ready)
 		return;
+	client = look_client(CurrentMemoryContext);
 	asked = GetCurrentTimestamp();
-	if (!fs_get(look_client(CurrentMemoryContext), "sync_logs", &id, 1, NULL,
-				0, &doc, &read_time, &err))
+	if (!fs_get(client, "sync_logs", &id, 1, NULL, 0, &doc, NULL, &err))
 	{
 		add(c, "reachable", false, err.message,
 			host ? "Start the emulator, or correct ekksync.emulator_host."
@@ -264,12 +280,16 @@ check_firestore(Checks *c)
 	answered = GetCurrentTimestamp();
 	add(c, "reachable", true,
 		psprintf("answered in %.0f ms", (answered - asked) / 1000.0), NULL);
-	skew =
-		(asked + (answered - asked) / 2 - read_time) / (double) USECS_PER_SEC;
-	add(c, "clock", skew < 60 && skew > -60,
-		psprintf("this server's clock is %.1f s %s Firestore's",
-				 skew < 0 ? -skew : skew, skew < 0 ? "behind" : "ahead of"),
-		"Let both be set by NTP: last write wins by these clocks.");
+	clock = fs_clock(client);
+	add(c, "clock",
+		clock->known && !settings_clock_wrong(clock->skew, clock->error),
+		clock->known
+			? psprintf("this server's clock is %s, give or take %.1f s; "
+					   "%s",
+					   clock_text(clock->skew),
+					   clock->error / (double) USECS_PER_SEC, limit)
+			: "Firestore did not tell its time",
+		"Let NTP set this server's clock: last write wins by these clocks.");
 }
 
 /*

@@ -84,7 +84,7 @@ last_row_time(const Member *m, int f, bool is_null)
 	return last;
 }
 
-/* When was the local value written? */
+/* When was the local value written?  Not later than it is. */
 static MergeStamp
 local_stamp(const Run *run, const Member *m, int f)
 {
@@ -105,11 +105,12 @@ local_stamp(const Run *run, const Member *m, int f)
 		(void) flight_noted(m, f, m->local[f], &last);
 	if (last != 0)
 	{
-		stamp.from = stamp.upto = last;
+		stamp.from = stamp.upto = Min(last, run->now);
 		return stamp;
 	}
 	stamp.from = m->base[f].value != NULL ? m->base[f].stamp : MIN_TIMESTAMP;
 	stamp.upto = m->first_contact ? run->map->attached_at : run->started_at;
+	stamp.upto = Min(stamp.upto, run->now);
 	stamp.upto = Max(stamp.upto, stamp.from + 1);
 	return stamp;
 }
@@ -197,6 +198,15 @@ merge_policy(Policy policy)
 	return MERGE_LWW;
 }
 
+/* Is what our clock says of a time not to be compared with Firestore's? */
+static bool
+clock_is_wrong(const Run *run)
+{
+	const FsClock *clock = fs_clock(run->fs);
+
+	return clock->known && settings_clock_wrong(clock->skew, clock->error);
+}
+
 static void
 decide_field(const Run *run, Member *m, int f)
 {
@@ -229,6 +239,7 @@ decide_field(const Run *run, Member *m, int f)
 	in->policy = merge_policy(field->policy);
 	in->first = first_policy(run, m);
 	in->window = (MergeTime) settings.conflict_window * USECS_PER_SEC;
+	in->clock_wrong = clock_is_wrong(run);
 	enqueued = field->push_only ? NULL : entries_enqueued(m, f, &stamp);
 	if (enqueued != NULL)
 	{
@@ -246,6 +257,37 @@ decide_field(const Run *run, Member *m, int f)
 		m->result[f].conflict = true;
 		m->result[f].potential = false;
 	}
+}
+
+/*
+ * Does a field wait for a right clock?  The document is then as unseen as
+ * before; and a member that was never synced waits with all it has, as the
+ * document's own time counts.
+ */
+static void
+put_off(const Run *run, Member *m)
+{
+	int f;
+
+	for (f = 0; f < run->map->nfields; f++)
+		if (m->result[f].rule == RULE_CLOCK)
+			m->put_off = m->unseen = true;
+	for (f = 0; f < run->map->nfields && m->put_off && m->first_contact; f++)
+		if (m->result[f].rule != RULE_CLOCK)
+			memset(&m->result[f], 0, sizeof(MergeResult));
+}
+
+/* Does what says something of these fields (NULL: all) wait for a clock? */
+static bool
+waits(const Run *run, const Member *m, const Bitmapset *fields)
+{
+	int f;
+
+	for (f = 0; f < run->map->nfields && m->put_off; f++)
+		if (m->first_contact || (m->result[f].rule == RULE_CLOCK &&
+								 (fields == NULL || bms_is_member(f, fields))))
+			return true;
+	return false;
 }
 
 /* A document to be created takes every field. */
@@ -381,6 +423,7 @@ reset_decision(const Run *run, Member *m)
 	m->stranger = NULL;
 	m->create = m->recreate = false;
 	m->has_pull = m->has_push = m->withheld = m->unseen = false;
+	m->put_off = false;
 	m->problem = NULL;
 }
 
@@ -442,11 +485,13 @@ decide_rows(const Run *run, Member *m)
 			row->error = m->problem;
 		if (row->error != NULL || m->gone)
 			continue;
+		row->put_off = waits(run, m, row->fields);
 		for (f = 0; f < run->map->nfields && row->error == NULL; f++)
 		{
 			const char *why = m->field_error[f];
 
-			if (why == NULL && m->result[f].action == MERGE_HOLD)
+			if (why == NULL && m->result[f].action == MERGE_HOLD &&
+				m->result[f].rule != RULE_CLOCK)
 				why = m->result[f].rule == RULE_POLICY
 						  ? "held until a person decides"
 						  : "held: the document's value does not fit";
@@ -488,6 +533,7 @@ decide_with_row(Run *run, Member *m)
 		decide_field(run, m, f);
 	if (m->fate == FATE_INACTIVE)
 		remote_accept_status(run, m);
+	put_off(run, m);
 }
 
 static void

@@ -369,6 +369,24 @@ conclude_change(const Mapping *map, const Member *m, const Entry *entry,
 	return is_echo(m, change) ? "echo" : "superseded";
 }
 
+/* Does an entry say something of a field that waits for a right clock? */
+static bool
+is_put_off(const Member *m, const Entry *entry)
+{
+	ListCell *lc;
+
+	foreach (lc, entry->parsed)
+	{
+		const EntryChange *change = lfirst(lc);
+
+		if (m->put_off && (m->first_contact ||
+						   (change->field >= 0 &&
+							m->result[change->field].rule == RULE_CLOCK)))
+			return true;
+	}
+	return false;
+}
+
 static void
 conclude_entry(const Mapping *map, const Member *m, Entry *entry)
 {
@@ -376,6 +394,10 @@ conclude_entry(const Mapping *map, const Member *m, Entry *entry)
 	const char *note = NULL;
 	ListCell *lc;
 
+	entry->outcome = ENTRY_OPEN;
+	entry->message = NULL;
+	if (is_put_off(m, entry))
+		return;
 	initStringInfo(&errors);
 	foreach (lc, entry->parsed)
 	{

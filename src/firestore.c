@@ -13,6 +13,7 @@
 #include "fsint.h"
 #include "pg_compat.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 /* Delays between tries in milliseconds. */
 #define BACKOFF_START 250
@@ -104,6 +105,33 @@ fs_cost(FsClient *client)
 	client->cost.bytes_sent = stats->bytes_sent;
 	client->cost.bytes_received = stats->bytes_received;
 	return &client->cost;
+}
+
+/* ---- clock ---- */
+
+const FsClock *
+fs_clock(const FsClient *client)
+{
+	return &client->clock;
+}
+
+/* An answer told its time: what that says of the clocks. */
+static void
+note_clock(FsClient *client, const cJSON *answer, TimestampTz asked,
+		   TimestampTz answered)
+{
+	TimestampTz told = cJSON_IsArray(answer)
+						   ? fs_time(answer->child, "readTime")
+						   : fs_time(answer, "commitTime");
+	FsClock *clock = &client->clock;
+	int64 error = (answered - asked + 1) / 2;
+
+	/* who was set back meanwhile tells nothing */
+	if (told == 0 || error < 0 || (clock->known && clock->error <= error))
+		return;
+	clock->known = true;
+	clock->skew = told - asked - (answered - asked) / 2;
+	clock->error = error;
 }
 
 /* ---- errors ---- */
@@ -351,6 +379,8 @@ try_calls(FsClient *client, FsCall *calls, int n)
 	int ntried = 0;
 	int left = 0;
 	bool renewed = false;
+	TimestampTz asked;
+	TimestampTz answered;
 
 	for (int i = 0; i < n; i++)
 	{
@@ -365,10 +395,13 @@ try_calls(FsClient *client, FsCall *calls, int n)
 		request->body_len = calls[i].body.len;
 		tried[ntried++] = &calls[i];
 	}
+	asked = GetCurrentTimestamp();
 	http_perform(client->http, requests, responses, ntried);
+	answered = GetCurrentTimestamp();
 	for (int i = 0; i < ntried; i++)
 	{
 		call_answered(tried[i], &responses[i]);
+		note_clock(client, tried[i]->answer, asked, answered);
 		if (responses[i].body)
 			pfree(responses[i].body);
 	}

@@ -65,6 +65,17 @@ typedef struct FsCost
 	int64 bytes_received;
 } FsCost;
 
+/*
+ * How far Firestore's clock is ahead of this machine's, in microseconds: in
+ * skew - error .. skew + error.
+ */
+typedef struct FsClock
+{
+	bool known; /* some answer told its time */
+	int64 skew;
+	int64 error;
+} FsClock;
+
 /* A document as read. */
 typedef struct FsDoc
 {
@@ -179,6 +190,13 @@ extern bool fs_query(FsClient *client, FsQuery *query, FsDoc **docs, int *n,
 
 /* What the client has cost so far. */
 extern const FsCost *fs_cost(FsClient *client);
+
+/*
+ * The clocks, by the times in the answers so far (readTime, commitTime): of
+ * each one is known that the server was asked before it and answered after it;
+ * the narrowest counts.
+ */
+extern const FsClock *fs_clock(const FsClient *client);
 
 /* Does Firestore allow this as a document's id? */
 extern bool fs_id_valid(const char *id);

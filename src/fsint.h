@@ -25,6 +25,7 @@ struct FsClient
 	char *root;		   /* their name: projects/.../documents */
 	const char *token; /* of the calls under way */
 	FsCost cost;
+	FsClock clock;
 };
 
 /* A call of the API, and how it ended. */

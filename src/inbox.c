@@ -156,6 +156,36 @@ store_read_entries(Member **members, int n, MemoryContext cxt)
 	sql_leave(&scope);
 }
 
+void
+store_read_failed(Member **members, int n, MemoryContext cxt)
+{
+	Oid types[] = {TEXTARRAYOID};
+	Datum values[] = {member_keys(members, n)};
+	SqlScope scope;
+	uint64 i;
+
+	store_sql(&scope,
+			  "SELECT k.n, i.action, i.changes, i.error_message "
+			  "FROM unnest($1) WITH ORDINALITY k(key, n) "
+			  "JOIN ekksync.inbox i ON i.key = k.key "
+			  "AND i.error_message IS NOT NULL ORDER BY k.n, i.stamp",
+			  1, types, values, NULL);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		Member *m = members[sql_get_int8(i, 1) - 1];
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		Failure *failure = palloc0(sizeof(Failure));
+
+		failure->entry = palloc0(sizeof(Entry));
+		failure->entry->action = sql_get_text(i, 2, cxt);
+		failure->entry->changes = store_json(sql_get_text(i, 3, cxt), cxt);
+		failure->error = sql_get_text(i, 4, cxt);
+		m->failures = lappend(m->failures, failure);
+		MemoryContextSwitchTo(old);
+	}
+	sql_leave(&scope);
+}
+
 /* Record the outcome of entries; those still open are left alone. */
 void
 store_decide_entries(Run *run, List *entries)

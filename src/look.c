@@ -121,6 +121,8 @@ typedef struct Status
 	bool paused;
 	char *paused_reason;
 	int64 entries_failed;
+	int64 skew; /* of the last run, microseconds; 0 if unknown */
+	int64 skew_error;
 } Status;
 
 static void
@@ -147,9 +149,12 @@ read_status(const Mapping *map, Status *s)
 	sql_run(
 		"SELECT s.paused, s.paused_reason, r.id, r.started_at, r.status, "
 		"r.error, (SELECT count(*) FROM ekksync.member WHERE first_contact), "
-		"(SELECT count(*) FROM ekksync.inbox WHERE error_message IS NOT NULL) "
+		"(SELECT count(*) FROM ekksync.inbox WHERE error_message IS NOT "
+		"NULL), (extract(epoch FROM r.skew) * 1000000)::int8, "
+		"(extract(epoch FROM r.skew_error) * 1000000)::int8 "
 		"FROM ekksync.state s LEFT JOIN LATERAL (SELECT * FROM ekksync.run "
-		"WHERE NOT dry_run ORDER BY id DESC LIMIT 1) r ON true",
+		"WHERE NOT dry_run OR mode = 'observe' ORDER BY id DESC LIMIT 1) r "
+		"ON true",
 		0, NULL, NULL, NULL, true, 0);
 	if (SPI_processed > 0)
 	{
@@ -161,11 +166,21 @@ read_status(const Mapping *map, Status *s)
 		s->run_error = sql_get_text(0, 6, cxt);
 		s->first_contact = sql_get_int8(0, 7);
 		s->entries_failed = sql_get_int8(0, 8);
+		s->skew = sql_get_int8(0, 9);
+		s->skew_error = sql_get_int8(0, 10);
 	}
 	sql_leave(&scope);
 }
 
-/* ok, degraded, paused or detached, with the reason. */
+char *
+clock_text(int64 skew)
+{
+	return psprintf("%.1f s %s Firestore's",
+					(skew < 0 ? -skew : skew) / (double) USECS_PER_SEC,
+					skew < 0 ? "ahead of" : "behind");
+}
+
+/* ok, observe, degraded, paused or detached, with the reason. */
 static const char *
 judge_health(const Mapping *map, const Status *s, char **reason)
 {
@@ -190,11 +205,21 @@ judge_health(const Mapping *map, const Status *s, char **reason)
 					 strcmp(s->run_status, "failed") == 0 ? "failed"
 														  : "was interrupted",
 					 s->run_error ? s->run_error : "its worker ended");
+	else if (settings_clock_wrong(s->skew, s->skew_error))
+		*reason = psprintf(
+			"at the last run this server's clock was %s; fields changed on "
+			"both sides wait until it is right",
+			clock_text(s->skew));
 	else if (s->failed + s->entries_failed > 0)
 		*reason = psprintf("failed changes, see ekksync_failed: " INT64_FORMAT
 						   " of Django, " INT64_FORMAT " of Firestore",
 						   s->failed, s->entries_failed);
-	return *reason != NULL ? "degraded" : "ok";
+	if (*reason != NULL)
+		return "degraded";
+	if (settings.mode != MODE_OBSERVE)
+		return "ok";
+	*reason = "ekksync.mode is observe: runs report, and write nothing";
+	return "observe";
 }
 
 static Datum

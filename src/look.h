@@ -20,4 +20,7 @@ extern void look_check_queue(const Mapping *map);
 /* A kennitala given to a function, without its hyphen; palloc'd.  22023. */
 extern char *look_key(const text *arg);
 
+/* What Firestore's clock being ahead by skew (microseconds) means for ours. */
+extern char *clock_text(int64 skew);
+
 #endif /* EKKSYNC_LOOK_H */

@@ -109,10 +109,15 @@ contested(const MergeInput *in, MergeDecision action, MergeRule rule)
 	return res;
 }
 
-/* Last write wins; Django wins where the order is a tie or unknown. */
+/*
+ * Last write wins; Django wins where the order is a tie or unknown.  With a
+ * wrong clock nobody does.
+ */
 static MergeResult
 later_wins(const MergeInput *in)
 {
+	if (in->clock_wrong)
+		return contested(in, MERGE_HOLD, RULE_CLOCK);
 	switch (compare_times(in->local_stamp, in->remote_stamp))
 	{
 		case LOCAL_LATER:
@@ -147,7 +152,8 @@ first_contact(const MergeInput *in)
 			return contested(in, MERGE_PULL, RULE_FIRST_CONTACT);
 		case FIRST_NEWEST:
 			res = later_wins(in);
-			res.rule = RULE_FIRST_CONTACT;
+			if (res.rule != RULE_CLOCK)
+				res.rule = RULE_FIRST_CONTACT;
 			res.potential = false;
 			return res;
 		case FIRST_NONE:
@@ -256,6 +262,8 @@ merge_rule_name(MergeRule rule)
 			return "deleted in Firestore";
 		case RULE_INVALID:
 			return "value does not fit";
+		case RULE_CLOCK:
+			return "clock skew";
 	}
 	return "none";
 }

@@ -57,6 +57,7 @@ typedef struct MergeInput
 	MergePolicy policy;
 	MergeFirst first;
 	MergeTime window; /* conflict window */
+	bool clock_wrong; /* the two sides' times cannot be compared */
 } MergeInput;
 
 typedef enum MergeDecision
@@ -65,7 +66,8 @@ typedef enum MergeDecision
 	MERGE_AGREE,   /* both equal, base follows */
 	MERGE_PUSH,	   /* the local value goes to Firestore */
 	MERGE_PULL,	   /* the remote value goes to Django */
-	MERGE_HOLD	   /* neither is written until a person decides */
+	MERGE_HOLD	   /* neither is written until a person decides, or
+								 * (RULE_CLOCK) the clock is right */
 } MergeDecision;
 
 typedef enum MergeRule
@@ -78,7 +80,8 @@ typedef enum MergeRule
 	RULE_POLICY,		/* the field's policy decided */
 	RULE_FIRST_CONTACT, /* the policy of the first contact decided */
 	RULE_DELETED,		/* the member was deleted in Firestore, later */
-	RULE_INVALID		/* the document's value does not fit the field */
+	RULE_INVALID,		/* the document's value does not fit the field */
+	RULE_CLOCK			/* time would decide, and a clock is wrong */
 } MergeRule;
 
 typedef struct MergeResult

@@ -81,6 +81,10 @@ plan_member(Run *run, Member *m, List **rows)
 		plan_erase(run, m, rows);
 		return;
 	}
+	for (f = 0; f < run->map->nfields && m->gone; f++)
+		if (m->result[f].conflict)
+			add_row(rows, m, "none", run->map->fields[f].name, NULL,
+					m->inputs[f].remote, "conflict: member not found");
 	for (f = 0; f < run->map->nfields; f++)
 	{
 		const MergeInput *in = &m->inputs[f];
@@ -91,7 +95,9 @@ plan_member(Run *run, Member *m, List **rows)
 		else if (m->result[f].action == MERGE_HOLD)
 			add_row(rows, m, "none", name, in->local,
 					in->remote ? in->remote : m->remote_plain[f],
-					"held: the values need a decision");
+					m->result[f].rule == RULE_CLOCK
+						? "held: clock skew"
+						: "held: the values need a decision");
 		else if (m->result[f].action == MERGE_PULL && run->opt.pull)
 			add_row(rows, m, "django", name, in->local, in->remote, why(m, f));
 		if (m->has_push && decide_writes(run, m, f))

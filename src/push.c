@@ -233,7 +233,7 @@ settle_written(Run *run, Member *m)
 	}
 	if (!m->unseen)
 		m->doc_update_time = m->write->update_time;
-	m->first_contact = false;
+	m->first_contact = false; /* one that is put off has nothing to push */
 	m->tombstone = m->gone ? run->started_at : 0;
 	m->away = 0;
 	run->figures.to_firestore++;
@@ -293,6 +293,8 @@ settle_rows(Run *run, Member *m, char *error, int64 *ids, char **errors, int n)
 	{
 		PendingRow *row = lfirst(lc);
 
+		if (row->put_off)
+			continue;
 		ids[n] = row->id;
 		errors[n++] = row->error != NULL ? row->error : error;
 		if (row->error != NULL && error == NULL)

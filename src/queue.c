@@ -105,29 +105,51 @@ named_fields(const Mapping *map, int i, int column, char **suspended)
 	return fields;
 }
 
-void
-queue_read_pending(const Mapping *map, Member **members, int n,
-				   MemoryContext cxt)
+/* The touched rows of members: an int8[] of their ids; false if none. */
+static bool
+touched_rows(Member **members, int n, Datum *ids)
 {
-	Oid types[] = {TEXTARRAYOID};
-	Datum values[] = {member_keys(members, n)};
+	List *all = NIL;
+	int64 *array;
+	ListCell *lc;
+	int i;
+
+	for (i = 0; i < n; i++)
+		all = list_concat(all, members[i]->touched);
+	array = palloc(sizeof(int64) * (list_length(all) + 1));
+	i = 0;
+	foreach (lc, all)
+		array[i++] = ((Touched *) lfirst(lc))->row_id;
+	*ids = sql_int8_array(array, i);
+	return i > 0;
+}
+
+/* Add rows for which a condition holds to the members' lists. */
+static void
+read_open(const Mapping *map, Member **members, int n, const char *condition,
+		  Datum ids, bool by_hand, MemoryContext cxt)
+{
+	Oid types[] = {TEXTARRAYOID, INT8ARRAYOID};
+	Datum values[] = {member_keys(members, n), ids};
 	SqlScope scope;
 	uint64 i;
 
-	on_queue(map, &scope,
-			 "SELECT k.n, q.id::int8, coalesce(q.action::text, 'update'), "
-			 "least(q.created_at, clock_timestamp()), "
-			 "CASE WHEN jsonb_typeof(q.fields_changed) = 'object' THEN "
-			 "ARRAY(SELECT jsonb_object_keys(q.fields_changed)) END, "
-			 "CASE WHEN q.action = 'delete' "
-			 "AND jsonb_typeof(q.fields_changed) = 'object' THEN "
-			 "(SELECT e.value FROM jsonb_each_text(q.fields_changed) e LIMIT "
-			 "1) END "
-			 "FROM unnest($1) WITH ORDINALITY k(key, n) "
-			 "JOIN %s q ON q.ssn::text COLLATE \"C\" = k.key "
-			 "AND q.sync_status = 'pending' "
-			 "ORDER BY k.n, q.created_at, q.id",
-			 1, types, values, NULL);
+	on_queue(
+		map, &scope,
+		psprintf(
+			"SELECT k.n, q.id::int8, coalesce(q.action::text, 'update'), "
+			"q.created_at, "
+			"CASE WHEN jsonb_typeof(q.fields_changed) = 'object' THEN "
+			"ARRAY(SELECT jsonb_object_keys(q.fields_changed)) END, "
+			"CASE WHEN q.action = 'delete' "
+			"AND jsonb_typeof(q.fields_changed) = 'object' THEN "
+			"(SELECT e.value FROM jsonb_each_text(q.fields_changed) e LIMIT "
+			"1) END "
+			"FROM unnest($1) WITH ORDINALITY k(key, n) "
+			"JOIN %%s q ON q.ssn::text COLLATE \"C\" = k.key AND %s "
+			"ORDER BY k.n, q.created_at, q.id",
+			condition),
+		by_hand ? 2 : 1, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		Member *m = members[sql_get_int8(i, 1) - 1];
@@ -137,6 +159,7 @@ queue_read_pending(const Mapping *map, Member **members, int n,
 		row->id = sql_get_int8(i, 2);
 		row->action = sql_get_text(i, 3, cxt);
 		row->stamp = sql_get_time(i, 4);
+		row->by_hand = by_hand;
 		if (strcmp(row->action, "delete") == 0)
 			row->moved_to = sql_get_text(i, 6, cxt);
 		else
@@ -144,6 +167,68 @@ queue_read_pending(const Mapping *map, Member **members, int n,
 		m->pending = lappend(m->pending, row);
 		MemoryContextSwitchTo(old);
 	}
+	sql_leave(&scope);
+}
+
+void
+queue_read_pending(const Mapping *map, Member **members, int n,
+				   MemoryContext cxt)
+{
+	Datum ids;
+
+	read_open(map, members, n, "q.sync_status = 'pending'", (Datum) 0, false,
+			  cxt);
+	if (touched_rows(members, n, &ids))
+		read_open(map, members, n,
+				  "q.id = ANY ($2) AND q.sync_status = 'synced'", ids, true,
+				  cxt);
+}
+
+void
+queue_read_failed(const Mapping *map, Member **members, int n,
+				  MemoryContext cxt)
+{
+	Oid types[] = {TEXTARRAYOID};
+	Datum values[] = {member_keys(members, n)};
+	char *suspended = NULL;
+	SqlScope scope;
+	uint64 i;
+
+	on_queue(map, &scope,
+			 "SELECT k.n, q.error_message, "
+			 "CASE WHEN jsonb_typeof(q.fields_changed) = 'object' THEN "
+			 "ARRAY(SELECT jsonb_object_keys(q.fields_changed)) END "
+			 "FROM unnest($1) WITH ORDINALITY k(key, n) "
+			 "JOIN %s q ON q.ssn = k.key AND q.sync_status = 'failed' "
+			 "ORDER BY k.n, q.id",
+			 1, types, values, NULL);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		Member *m = members[sql_get_int8(i, 1) - 1];
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		Failure *failure = palloc0(sizeof(Failure));
+
+		failure->error = sql_get_text(i, 2, cxt);
+		failure->fields = named_fields(map, i, 3, &suspended);
+		m->failures = lappend(m->failures, failure);
+		MemoryContextSwitchTo(old);
+	}
+	sql_leave(&scope);
+}
+
+void
+queue_requeue(const Mapping *map, const int64 *ids, int n)
+{
+	Oid types[] = {INT8ARRAYOID};
+	Datum values[] = {sql_int8_array(ids, n)};
+	SqlScope scope;
+
+	if (n == 0)
+		return;
+	on_queue(map, &scope,
+			 "UPDATE %s SET sync_status = 'pending', synced_at = NULL "
+			 "WHERE id = ANY ($1) AND sync_status = 'synced'",
+			 1, types, values, NULL);
 	sql_leave(&scope);
 }
 

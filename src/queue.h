@@ -21,9 +21,16 @@ extern List *queue_pending_keys(const Mapping *map, const char *after,
 extern List *queue_pending_among(const Mapping *map, List *keys,
 								 MemoryContext cxt);
 
-/* Fill members' pending lists (only rows that are pending now). */
+/*
+ * Fill members' pending lists: rows that are pending now, and then (by_hand)
+ * those of m->touched that are synced.
+ */
 extern void queue_read_pending(const Mapping *map, Member **members, int n,
 							   MemoryContext cxt);
+
+/* Fill members' failures with the rows that failed. */
+extern void queue_read_failed(const Mapping *map, Member **members, int n,
+							  MemoryContext cxt);
 
 /* Fill members' history: the last queue row, of any status, of each field. */
 extern void queue_read_history(const Mapping *map, Member **members, int n,
@@ -40,6 +47,9 @@ extern void queue_read_moves(const Mapping *map, Member **members, int n,
  */
 extern int64 queue_settle(const Mapping *map, int64 *ids, char **errors,
 						  int n);
+
+/* Rows that are synced become pending again. */
+extern void queue_requeue(const Mapping *map, const int64 *ids, int n);
 
 /*
  * Make a member's failure visible that no pending row stands for: one failed

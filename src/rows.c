@@ -503,3 +503,25 @@ rows_write(const Mapping *map, Member *m, const int *fields, char **values,
 	sql_leave(&scope);
 	return taken;
 }
+
+List *
+rows_keys(const Mapping *map, const char *after, int limit, MemoryContext cxt)
+{
+	Oid types[] = {TEXTOID, INT8OID};
+	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
+	SqlScope scope;
+	List *list;
+
+	sql_enter(&scope, map->owner);
+	sql_run(psprintf("SELECT DISTINCT key FROM (SELECT coalesce(%s::text, '') "
+					 "COLLATE \"C\" AS key FROM %s%s%s%s) k "
+					 "WHERE key %s $1 ORDER BY key LIMIT $2",
+					 quote_identifier(map->key_column), map->member_table,
+					 map->filter ? " WHERE (" : "",
+					 map->filter ? map->filter : "", map->filter ? ")" : "",
+					 after ? ">" : ">="),
+			2, types, values, NULL, false, 0);
+	list = sql_get_list(cxt);
+	sql_leave(&scope);
+	return list;
+}

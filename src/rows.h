@@ -74,4 +74,11 @@ extern void row_write_add(RowWrite *w, Oid type, Datum value, bool isnull);
 extern Datum row_field_datum(const Field *field, const char *canon,
 							 bool *isnull);
 
+/*
+ * Up to limit keys of rows in scope after the key "after" (NULL: from the
+ * start), in C order, as they stand; a missing one is ''.
+ */
+extern List *rows_keys(const Mapping *map, const char *after, int limit,
+					   MemoryContext cxt);
+
 #endif /* EKKSYNC_ROWS_H */

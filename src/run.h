@@ -23,6 +23,7 @@ typedef struct RunOptions
 	bool push; /* direction includes Firestore */
 	bool pull; /* direction includes Django */
 	bool dry_run;
+	bool diff;	/* a dry run that says where the sides differ */
 	bool force; /* let the mass guard pass */
 	int nonly;	/* only these members, -1: all */
 	char **only;
@@ -69,6 +70,7 @@ typedef struct Run
 	int64 id;
 	char *log_id; /* of the sync_logs document */
 	TimestampTz started_at;
+	TimestampTz now;	   /* by Firestore's clock, when the queue was read */
 	TimestampTz last_scan; /* 0: never */
 	TimestampTz last_full; /* scan, or attachment */
 	bool full_scan;
@@ -129,6 +131,8 @@ typedef struct PendingRow
 	Bitmapset *fields; /* mapped fields it names; NULL: all */
 	char *moved_to;	   /* a delete by a changed key: the new key */
 	char *error;	   /* why it cannot be synced, NULL if it can */
+	bool put_off;	   /* it waits for a right clock */
+	bool by_hand;	   /* it is not pending: marked synced by a person */
 } PendingRow;
 
 typedef enum EntryOutcome
@@ -170,6 +174,7 @@ typedef struct Member
 	/* as kept by us */
 	bool known;
 	char *version; /* of our record, as read; NULL: there was none */
+	bool due;
 	bool first_contact;
 	TimestampTz doc_update_time; /* 0: never seen */
 	TimestampTz tombstone;		 /* 0: none */
@@ -179,6 +184,9 @@ typedef struct Member
 	List *notes;	  /* FlightNote, oldest first */
 	char *landed;	  /* for the change log: what their writes have changed */
 	List *pushed;	  /* PushedValue, for late echoes */
+	List *touched;	  /* Touched, of queue rows settled by hand */
+	List *failures;	  /* Failure, for ekksync_diff() alone */
+	List *held;		  /* HeldConflict, the same */
 
 	/* PostgreSQL */
 	int nrows;	  /* rows with this key; usable if 1 */
@@ -223,6 +231,7 @@ typedef struct Member
 	bool withheld; /* something stays undone: direction, failure */
 	bool unseen;   /* the document may hold a value that is not taken now */
 	bool left_out; /* values were, for the document to be taken */
+	bool put_off;  /* a field waits for a right clock */
 	char *change;  /* of the document, for the change log */
 	FsWrite *write;
 } Member;
@@ -232,6 +241,31 @@ typedef struct PushedValue
 	int field;
 	char *value;
 } PushedValue;
+
+/* A queue row that was settled or deleted by hand. */
+typedef struct Touched
+{
+	int64 id;	  /* of the note */
+	int64 row_id; /* of the queue row */
+} Touched;
+
+/* For ekksync_diff(): a queue row or an entry that failed. */
+typedef struct Failure
+{
+	Bitmapset *fields; /* of a row: those it names */
+	Entry *entry;	   /* NULL: it is a row */
+	char *error;
+} Failure;
+
+/* The same: a conflict that is held. */
+typedef struct HeldConflict
+{
+	int64 id;
+	char *field;
+	char *rule;
+	char *django_value; /* canonical or NULL */
+	char *firestore_value;
+} HeldConflict;
 
 /* Members that are worked on together. */
 typedef struct Batch
@@ -272,11 +306,17 @@ extern void tx_wait_briefly(void);
 
 /* ---- sync.c ---- */
 
+/* Merge sorted lists of keys into one without doubles, at most limit long. */
+extern List *merge_keys(List *a, List *b, int limit);
+
 /*
  * What became of a member cannot be recorded, for a reason of its own: the
  * run goes on and ends as failed.  The reason goes to the log, masked.
  */
 extern void run_stuck(Run *run, const Member *m, const ErrorData *error);
+
+/* The queue is read: no row of it was written later than now. */
+extern void run_tell_time(Run *run);
 
 /* kennitala for logs: all but the last three characters hidden; palloc'd. */
 extern char *mask_key(const char *key);
@@ -314,6 +354,12 @@ extern void guard_batch(Run *run, const Batch *batch);
 
 /* ---- batch.c ---- */
 extern void batch_run(Run *run, List *keys);
+
+/*
+ * Read PostgreSQL's side of a batch, a few times if a table is locked: false
+ * if it stays so.  Members that keys were changed to come after those of keys.
+ */
+extern bool batch_read(Run *run, Batch *batch, List *keys);
 
 /* Does the mapping no longer fit the tables?  Then nobody can be read. */
 extern bool batch_is_unreadable(Run *run);
@@ -403,5 +449,9 @@ extern void push_batch(Run *run, Batch *batch);
 /* ---- plan.c ---- */
 extern void plan_batch(Run *run, Batch *batch);
 extern void plan_staged_failures(Run *run);
+
+/* ---- diff.c ---- */
+/* Compare all members and all documents; what differs goes to ekksync.diff. */
+extern void diff_members(Run *run);
 
 #endif /* EKKSYNC_RUN_H */

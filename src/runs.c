@@ -160,20 +160,23 @@ store_scanned(TimestampTz at, bool full)
  * so nobody else's run is open).
  */
 void
-store_run_start(Run *run, const char *direction, const char *scan)
+store_run_start(Run *run, const char *direction, const char *mode,
+				const char *scan)
 {
-	Oid types[] = {TEXTOID, BOOLOID, BOOLOID, TEXTOID};
+	Oid types[] = {TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID};
 	Datum values[] = {sql_text(direction), BoolGetDatum(run->opt.dry_run),
-					  BoolGetDatum(run->opt.nonly >= 0), sql_text(scan)};
+					  BoolGetDatum(run->opt.nonly >= 0), sql_text(scan),
+					  sql_text(mode)};
 	SqlScope scope;
 
 	store_sql_only("UPDATE ekksync.run SET status = 'interrupted', "
 				   "finished_at = clock_timestamp() WHERE status = 'running'",
 				   0, NULL, NULL, NULL);
-	store_sql(&scope,
-			  "INSERT INTO ekksync.run (direction, dry_run, partial, scan) "
-			  "VALUES ($1, $2, $3, $4) RETURNING id, started_at",
-			  4, types, values, NULL);
+	store_sql(
+		&scope,
+		"INSERT INTO ekksync.run (direction, dry_run, partial, scan, mode) "
+		"VALUES ($1, $2, $3, $4, $5) RETURNING id, started_at",
+		5, types, values, NULL);
 	run->id = sql_get_int8(0, 1);
 	run->started_at = sql_get_time(0, 2);
 	sql_leave(&scope);
@@ -239,8 +242,9 @@ void
 store_run_progress(Run *run, const char *phase)
 {
 	FsCost cost = *fs_cost(run->fs);
+	const FsClock *clock = fs_clock(run->fs);
 	RunFigures *f = &run->figures;
-	Oid types[16];
+	Oid types[18];
 	Datum values[] = {Int64GetDatum(run->id),
 					  sql_text(phase),
 					  Int64GetDatum(f->to_firestore),
@@ -256,20 +260,31 @@ store_run_progress(Run *run, const char *phase)
 					  Int64GetDatum(cost.requests),
 					  Int64GetDatum(cost.retries),
 					  Int64GetDatum(run->peak_memory),
-					  Int64GetDatum(run->docs_scanned)};
+					  Int64GetDatum(run->docs_scanned),
+					  Int64GetDatum(clock->skew),
+					  Int64GetDatum(clock->error)};
+	char nulls[lengthof(values) + 1];
 	int i;
 
 	for (i = 0; i < (int) lengthof(values); i++)
+	{
 		types[i] = INT8OID;
+		nulls[i] = ' ';
+	}
 	types[1] = TEXTOID;
+	nulls[i] = '\0';
+	if (!clock->known)
+		nulls[i - 1] = nulls[i - 2] = 'n';
 	store_sql_only("UPDATE ekksync.run SET phase = $2, to_firestore = $3, "
 				   "to_firestore_failed = $4, to_django = $5, "
 				   "to_django_failed = $6, conflicts = $7, docs_read = $8, "
 				   "docs_written = $9, docs_deleted = $10, bytes_sent = $11, "
 				   "bytes_received = $12, requests = $13, retries = $14, "
-				   "peak_memory_kb = nullif($15, 0), docs_scanned = $16 "
+				   "peak_memory_kb = nullif($15, 0), docs_scanned = $16, "
+				   "skew = $17 * interval '1 microsecond', "
+				   "skew_error = $18 * interval '1 microsecond' "
 				   "WHERE id = $1",
-				   lengthof(values), types, values, NULL);
+				   lengthof(values), types, values, nulls);
 }
 
 void
@@ -312,7 +327,7 @@ store_run_is_plain(int64 id, const char *direction)
 
 	store_sql(&scope,
 			  "SELECT FROM ekksync.run WHERE id = $1 AND direction = $2 "
-			  "AND NOT dry_run AND NOT partial",
+			  "AND (NOT dry_run OR mode = 'observe') AND NOT partial",
 			  2, types, values, NULL);
 	plain = SPI_processed > 0;
 	sql_leave(&scope);

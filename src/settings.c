@@ -13,6 +13,7 @@
 #include <limits.h>
 
 #include "utils/guc.h"
+#include "utils/timestamp.h"
 
 #include "pg_compat.h"
 #include "settings.h"
@@ -40,6 +41,12 @@ static const struct config_enum_entry remote_create_options[] =
 	{{"reject", REMOTE_CREATE_REJECT, false},
 	 {"insert", REMOTE_CREATE_INSERT, false},
 	 {NULL, 0, false}};
+
+static const struct config_enum_entry mode_options[] = {{"sync", MODE_SYNC,
+														 false},
+														{"observe",
+														 MODE_OBSERVE, false},
+														{NULL, 0, false}};
 
 /*
  * Names that end up in URLs and document names: letters, digits and a few
@@ -151,6 +158,14 @@ settings_define(void)
 			   "A run that would take something away from more than this "
 			   "share of the members stops before it writes.",
 			   &settings.max_delete_percent, 10, 0, 100, 0);
+	define_int("ekksync.max_clock_skew",
+			   "Where this server's clock and Firestore's are further apart, "
+			   "a field that both sides changed waits; 0 is no limit.",
+			   &settings.max_clock_skew, 60, 0, INT_MAX / 1000, GUC_UNIT_S);
+	DefineCustomEnumVariable("ekksync.mode",
+							 "Whether runs write, or only observe and report.",
+							 NULL, &settings.mode, MODE_SYNC, mode_options,
+							 PGC_SUSET, 0, NULL, NULL, NULL);
 	define_int("ekksync.connect_timeout",
 			   "Longest time to wait for a connection to Firestore.",
 			   &settings.connect_timeout, 10000, 100, 600000, GUC_UNIT_MS);
@@ -180,4 +195,12 @@ const char *
 settings_scan_name(ScanMode mode)
 {
 	return scan_options[mode].name;
+}
+
+bool
+settings_clock_wrong(int64 skew, int64 error)
+{
+	int64 limit = (int64) settings.max_clock_skew * USECS_PER_SEC;
+
+	return limit > 0 && (skew < 0 ? -skew : skew) - error > limit;
 }

@@ -31,6 +31,12 @@ typedef enum RemoteCreate
 	REMOTE_CREATE_INSERT
 } RemoteCreate;
 
+typedef enum RunMode
+{
+	MODE_SYNC,
+	MODE_OBSERVE /* a run writes nothing but our own tables */
+} RunMode;
+
 /* Current values, kept by the GUC machinery of this process. */
 typedef struct Settings
 {
@@ -46,6 +52,8 @@ typedef struct Settings
 	int tombstone_days;		/* 0: for ever */
 	int conflict_window;	/* seconds */
 	int max_delete_percent; /* of the members, see guard.c */
+	int max_clock_skew;		/* seconds, 0: no limit */
+	int mode;				/* RunMode */
 	int connect_timeout;	/* milliseconds */
 	int request_timeout;	/* milliseconds */
 	int max_retries;		/* tries of one request after the first */
@@ -64,5 +72,11 @@ extern const char *settings_emulator_host(void);
 
 /* Name of a scan mode, as in the setting. */
 extern const char *settings_scan_name(ScanMode mode);
+
+/*
+ * Are clocks wrong that are so far apart (microseconds, either way), give or
+ * take error?
+ */
+extern bool settings_clock_wrong(int64 skew, int64 error);
 
 #endif /* EKKSYNC_SETTINGS_H */

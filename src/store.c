@@ -212,7 +212,7 @@ store_read_members(const Mapping *map, Member **members, int n, bool anew,
 
 	store_sql(&scope,
 			  "SELECT k.n, m.first_contact, m.doc_update_time, m.tombstone, "
-			  "m.away, coalesce(m.last_run, 0), m.xmin "
+			  "m.away, coalesce(m.last_run, 0), m.xmin, m.due "
 			  "FROM unnest($1) WITH ORDINALITY k(key, n) "
 			  "JOIN ekksync.member m ON m.key = k.key",
 			  1, types, &keys, NULL);
@@ -227,6 +227,7 @@ store_read_members(const Mapping *map, Member **members, int n, bool anew,
 		m->away = sql_get_time(i, 5);
 		m->last_run = sql_get_int8(i, 6);
 		m->version = sql_get_text(i, 7, cxt);
+		m->due = sql_get_bool(i, 8);
 	}
 	sql_leave(&scope);
 	if (anew)
@@ -432,6 +433,69 @@ store_write_members(Run *run, Member **members, int n)
 				   "away = excluded.away, last_run = excluded.last_run",
 				   9, types, values, NULL);
 }
+
+/* ---- queue rows settled by hand ---- */
+
+List *
+store_touched_keys(const char *after, int limit, MemoryContext cxt)
+{
+	return keys_after("SELECT DISTINCT key FROM ekksync.touched "
+					  "WHERE key > $1 ORDER BY key LIMIT $2",
+					  after, limit, cxt);
+}
+
+void
+store_read_touched(Member **members, int n, MemoryContext cxt)
+{
+	Oid types[] = {TEXTARRAYOID};
+	Datum keys = member_keys(members, n);
+	SqlScope scope;
+	uint64 i;
+
+	store_sql(&scope,
+			  "SELECT k.n, t.id, t.queue_id "
+			  "FROM unnest($1) WITH ORDINALITY k(key, n) "
+			  "JOIN ekksync.touched t ON t.key = k.key ORDER BY k.n, t.id",
+			  1, types, &keys, NULL);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		Member *m = find_member(members, n, (int) sql_get_int8(i, 1));
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		Touched *touched = palloc(sizeof(Touched));
+
+		touched->id = sql_get_int8(i, 2);
+		touched->row_id = sql_get_int8(i, 3);
+		m->touched = lappend(m->touched, touched);
+		MemoryContextSwitchTo(old);
+	}
+	sql_leave(&scope);
+}
+
+void
+store_forget_touched(Member **members, int n)
+{
+	Oid types[] = {INT8ARRAYOID};
+	Datum values[1];
+	int64 *ids;
+	ListCell *lc;
+	int count = 0;
+	int i;
+
+	for (i = 0; i < n; i++)
+		count += list_length(members[i]->touched);
+	if (count == 0)
+		return;
+	ids = palloc(sizeof(int64) * count);
+	count = 0;
+	for (i = 0; i < n; i++)
+		foreach (lc, members[i]->touched)
+			ids[count++] = ((Touched *) lfirst(lc))->id;
+	values[0] = sql_int8_array(ids, count);
+	store_sql_only("DELETE FROM ekksync.touched WHERE id = ANY ($1)", 1, types,
+				   values, NULL);
+}
+
+/* ---- the scan ---- */
 
 void
 store_scan_page(char **keys, TimestampTz *times, int n, bool full,

@@ -83,7 +83,8 @@ extern void store_forget_base(void);
 extern void store_scanned(TimestampTz at, bool full);
 
 /* runs */
-extern void store_run_start(Run *run, const char *direction, const char *scan);
+extern void store_run_start(Run *run, const char *direction, const char *mode,
+							const char *scan);
 extern void store_run_scan(Run *run, const char *scan);
 extern void store_run_progress(Run *run, const char *phase);
 extern void store_run_end(Run *run, const RunEnd *end);
@@ -95,8 +96,8 @@ extern bool store_run_of_log(const char *log_id, StoreRunLog *log,
 extern int64 store_run_current(void);
 
 /*
- * Is this a run that writes, works on all members, and has this direction (as
- * given to store_run_start)?
+ * Is this a run that writes (or observes, as all runs do then), works on all
+ * members, and has this direction (as given to store_run_start)?
  */
 extern bool store_run_is_plain(int64 id, const char *direction);
 
@@ -119,6 +120,15 @@ extern void store_recheck(Member **members, int n);
 extern void store_read_pushed(const Mapping *map, Member **members, int n,
 							  MemoryContext cxt);
 extern void store_write_members(Run *run, Member **members, int n);
+
+/*
+ * Notes of queue rows settled by hand: the keys after "after" that have some,
+ * those of members, and forget what was read of members.
+ */
+extern List *store_touched_keys(const char *after, int limit,
+								MemoryContext cxt);
+extern void store_read_touched(Member **members, int n, MemoryContext cxt);
+extern void store_forget_touched(Member **members, int n);
 
 /*
  * Of documents seen by a scan, mark those due whose updateTime is not the
@@ -179,6 +189,9 @@ extern void store_unstage(void);
 extern void store_stage(StagedEntry *entries, int n);
 extern List *store_inbox_keys(const char *after, int limit, MemoryContext cxt);
 extern void store_read_entries(Member **members, int n, MemoryContext cxt);
+
+/* Fill members' failures with the entries that failed. */
+extern void store_read_failed(Member **members, int n, MemoryContext cxt);
 extern void store_decide_entries(Run *run, List *entries);
 extern List *store_unclosed(const char *after, int limit, MemoryContext cxt);
 extern void store_close(char **doc_ids, int n);
@@ -207,5 +220,22 @@ typedef struct PlanRow
 } PlanRow;
 
 extern void store_plan(Run *run, PlanRow *rows, int n);
+
+/* One difference that ekksync_diff() found. */
+typedef struct DiffRow
+{
+	const char *key;
+	const char *field;		  /* NULL: the whole member */
+	const char *django_value; /* canonical or NULL */
+	const char *firestore_value;
+	const char *why;
+	const char *detail;
+} DiffRow;
+
+extern void store_diff_reset(void);
+extern void store_diff(Run *run, DiffRow *rows, int n);
+
+/* Fill members' held: the conflicts that nobody has resolved. */
+extern void store_read_held(Member **members, int n, MemoryContext cxt);
 
 #endif /* EKKSYNC_STORE_H */

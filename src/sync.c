@@ -133,6 +133,16 @@ run_stuck(Run *run, const Member *m, const ErrorData *error)
 						 mask_message(run->stuck_error))));
 }
 
+void
+run_tell_time(Run *run)
+{
+	const FsClock *clock = fs_clock(run->fs);
+
+	run->now = GetCurrentTimestamp();
+	if (clock->known)
+		run->now += clock->skew + clock->error;
+}
+
 /* Largest private memory of this process so far, in kB; 0 if unknown. */
 static void
 note_memory(Run *run)
@@ -251,8 +261,7 @@ open_client(Run *run)
 	run->fs = fs_open(run->cxt, &config);
 }
 
-/* Merge sorted lists of keys into one without doubles, at most limit long. */
-static List *
+List *
 merge_keys(List *a, List *b, int limit)
 {
 	List *result = NIL;
@@ -302,6 +311,10 @@ next_keys(Run *run, const char *after)
 										 run->page_cxt),
 					  store_due_keys(after, EKKSYNC_MEMBER_PAGE, run->anew,
 									 run->page_cxt),
+					  EKKSYNC_MEMBER_PAGE);
+	keys = merge_keys(keys,
+					  store_touched_keys(after, EKKSYNC_MEMBER_PAGE,
+										 run->page_cxt),
 					  EKKSYNC_MEMBER_PAGE);
 	if (run->opt.pull)
 		keys = merge_keys(keys,
@@ -408,6 +421,15 @@ run_phases(Run *run)
 	fence_raise(run);
 	enter_phase(run, "stage");
 	pull_entries(run);
+	if (run->opt.diff)
+	{
+		enter_phase(run, "compare");
+		diff_members(run);
+		tx_begin();
+		store_unstage();
+		tx_commit();
+		return;
+	}
 	if (run->opt.pull)
 	{
 		enter_phase(run, "scan");
@@ -446,6 +468,14 @@ sync_direction(const RunOptions *opt)
 								  : "to_django";
 }
 
+const char *
+sync_mode(const RunOptions *opt)
+{
+	return opt->diff					   ? "diff"
+		   : settings.mode == MODE_OBSERVE ? "observe"
+										   : "sync";
+}
+
 /* Give the run a number; from here on whatever happens is on record. */
 static void
 start_run(Run *run)
@@ -458,9 +488,11 @@ start_run(Run *run)
 	run->map = mapping_load(run->cxt);
 	run->last_scan = state.last_scan;
 	run->last_full = Max(state.last_full_scan, run->map->attached_at);
-	store_run_start(run, sync_direction(&run->opt),
+	store_run_start(run, sync_direction(&run->opt), sync_mode(&run->opt),
 					settings_scan_name(settings.scan));
-	if (run->opt.dry_run)
+	if (run->opt.diff)
+		store_diff_reset();
+	else if (run->opt.dry_run)
 		store_plan_reset();
 	MemoryContextSwitchTo(run->cxt);
 	make_mask(run);
@@ -519,6 +551,8 @@ new_run(const RunOptions *options)
 	run->page_cxt =
 		AllocSetContextCreate(cxt, "ekksync batch", ALLOCSET_DEFAULT_SIZES);
 	run->opt = *options;
+	if (settings.mode == MODE_OBSERVE)
+		run->opt.dry_run = true;
 	run->members = -1;
 	return run;
 }

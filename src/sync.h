@@ -40,6 +40,9 @@ extern bool sync_is_running(void);
 /* Wait until no run has the lock and nobody holds runs off. */
 extern void sync_wait(void);
 
+/* What a run is for: sync, observe, diff. */
+extern const char *sync_mode(const RunOptions *opt);
+
 /* Name of a run's direction: both, to_firestore, to_django. */
 extern const char *sync_direction(const RunOptions *opt);
 

@@ -1,6 +1,6 @@
 /*
  * triggers.c
- *		Puts the capture triggers on tables, and takes them off.
+ *		Puts our triggers on tables, and takes them off.
  *
  * A trigger of ours depends on the queue table, so that this one is not
  * dropped from under it, and goes with the extension by itself.
@@ -28,8 +28,41 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-#define ROW_TRIGGER "ekksync_capture"
-#define TRUNCATE_TRIGGER "ekksync_capture_truncate"
+#define CAPTURE "capture"
+#define NOTE_BY_HAND "note_by_hand"
+
+/* A trigger of ours. */
+typedef struct OurTrigger
+{
+	const char *name;
+	const char *function; /* in our schema */
+	bool row;
+	int16 events;
+	bool old_table; /* its transition tables */
+	bool new_table;
+} OurTrigger;
+
+static const OurTrigger row_trigger = {"ekksync_capture",
+									   CAPTURE,
+									   true,
+									   TRIGGER_TYPE_INSERT |
+										   TRIGGER_TYPE_UPDATE |
+										   TRIGGER_TYPE_DELETE,
+									   false,
+									   false};
+static const OurTrigger truncate_trigger = {"ekksync_capture_truncate",
+											CAPTURE,
+											false,
+											TRIGGER_TYPE_TRUNCATE,
+											false,
+											false};
+static const OurTrigger queue_triggers[] = {{"ekksync_settled_by_hand",
+											 NOTE_BY_HAND, false,
+											 TRIGGER_TYPE_UPDATE, true, true},
+											{"ekksync_deleted_by_hand",
+											 NOTE_BY_HAND, false,
+											 TRIGGER_TYPE_DELETE, true,
+											 false}};
 
 void
 depend_on_extension(Oid classid, Oid objid)
@@ -61,21 +94,32 @@ depend_on_queue(Oid trigger, Oid queue_relid)
 	recordDependencyOn(&object, &queue, DEPENDENCY_NORMAL);
 }
 
-/* ekksync.capture(); the caller need have no right on its schema. */
+/* A trigger function of ours; the caller need have no right on its schema. */
 static Oid
-capture_function(void)
+our_function(const char *name)
 {
 	Oid function;
 
 	function = GetSysCacheOid3(PROCNAMEARGSNSP, Anum_pg_proc_oid,
-							   CStringGetDatum("capture"),
+							   CStringGetDatum(name),
 							   PointerGetDatum(buildoidvector(NULL, 0)),
 							   ObjectIdGetDatum(ekksync_schema_oid()));
 	if (!OidIsValid(function))
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
-						errmsg("function %s.capture() does not exist",
-							   EKKSYNC_SCHEMA)));
+						errmsg("function %s.%s() does not exist",
+							   EKKSYNC_SCHEMA, name)));
 	return function;
+}
+
+static TriggerTransition *
+transition_table(const char *name, bool is_new)
+{
+	TriggerTransition *table = makeNode(TriggerTransition);
+
+	table->name = pstrdup(name);
+	table->isNew = is_new;
+	table->isTable = true;
+	return table;
 }
 
 /*
@@ -83,19 +127,25 @@ capture_function(void)
  * have no right on our schema.
  */
 static Oid
-create_trigger(Oid relid, const char *name, bool row, int16 events)
+create_trigger(Oid relid, const OurTrigger *trigger)
 {
 	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
-	Oid function = capture_function();
+	Oid function = our_function(trigger->function);
 	ObjectAddress address;
 	SqlScope scope;
 
-	stmt->trigname = pstrdup(name);
+	stmt->trigname = pstrdup(trigger->name);
 	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(relid)),
 								  get_rel_name(relid), -1);
-	stmt->row = row;
+	stmt->row = trigger->row;
 	stmt->timing = TRIGGER_TYPE_AFTER;
-	stmt->events = events;
+	stmt->events = trigger->events;
+	if (trigger->old_table)
+		stmt->transitionRels =
+			lappend(stmt->transitionRels, transition_table("was", false));
+	if (trigger->new_table)
+		stmt->transitionRels =
+			lappend(stmt->transitionRels, transition_table("is_now", true));
 	sql_enter(&scope, relation_owner_oid(relid));
 	address =
 		CreateTrigger(stmt, NULL, relid, InvalidOid, InvalidOid, InvalidOid,
@@ -107,7 +157,7 @@ create_trigger(Oid relid, const char *name, bool row, int16 events)
 
 /* Is the trigger ours (error if not), and does it fire? */
 static bool
-trigger_fires(Oid relid, const char *name, Oid trigger)
+trigger_fires(Oid relid, const OurTrigger *ours, Oid trigger)
 {
 	Oid types[1] = {OIDOID};
 	Datum values[1];
@@ -126,11 +176,11 @@ trigger_fires(Oid relid, const char *name, Oid trigger)
 	enabled = DatumGetChar(SPI_getbinval(SPI_tuptable->vals[0],
 										 SPI_tuptable->tupdesc, 2, &isnull));
 	sql_leave(&scope);
-	if (function != capture_function())
+	if (function != our_function(ours->function))
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
 						errmsg("trigger \"%s\" for relation \"%s\" already "
 							   "exists and is not ekksync's",
-							   name, get_rel_name(relid)),
+							   ours->name, get_rel_name(relid)),
 						errhint("Rename or drop it.")));
 	return enabled == TRIGGER_FIRES_ON_ORIGIN ||
 		   enabled == TRIGGER_FIRES_ALWAYS;
@@ -138,29 +188,29 @@ trigger_fires(Oid relid, const char *name, Oid trigger)
 
 /* One trigger; true when it was missing or did not fire. */
 static bool
-ensure(Report *report, Oid relid, Oid queue_relid, const char *name, bool row,
-	   int16 events)
+ensure(Report *report, Oid relid, Oid queue_relid, const OurTrigger *ours)
 {
-	Oid trigger = get_trigger_oid(relid, name, true);
+	Oid trigger = get_trigger_oid(relid, ours->name, true);
 	const char *outcome = "kept";
 
 	if (!OidIsValid(trigger))
 	{
-		trigger = create_trigger(relid, name, row, events);
+		trigger = create_trigger(relid, ours);
 		outcome = "created";
 	}
-	else if (!trigger_fires(relid, name, trigger))
+	else if (!trigger_fires(relid, ours, trigger))
 	{
 		run_ddl(relation_owner_oid(relid),
 				psprintf("ALTER TABLE %s ENABLE TRIGGER %s",
-						 relation_qualified(relid), name));
+						 relation_qualified(relid), ours->name));
 		outcome = "mended";
 	}
-	depend_on_queue(trigger, queue_relid);
+	if (relid != queue_relid)
+		depend_on_queue(trigger, queue_relid);
 	depend_on_extension(TriggerRelationId, trigger);
 	if (report != NULL)
 		report_row(report,
-				   psprintf("trigger %s on %s", name,
+				   psprintf("trigger %s on %s", ours->name,
 							relation_qualified(relid)),
 				   outcome, "%s",
 				   strcmp(outcome, "mended") == 0 ? "it was disabled" : "");
@@ -172,12 +222,44 @@ triggers_ensure(Report *report, Oid relid, Oid queue_relid)
 {
 	bool changed;
 
-	changed = ensure(report, relid, queue_relid, ROW_TRIGGER, true,
-					 TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE |
-						 TRIGGER_TYPE_DELETE);
-	return ensure(report, relid, queue_relid, TRUNCATE_TRIGGER, false,
-				  TRIGGER_TYPE_TRUNCATE) ||
-		   changed;
+	changed = ensure(report, relid, queue_relid, &row_trigger);
+	return ensure(report, relid, queue_relid, &truncate_trigger) || changed;
+}
+
+bool
+triggers_ensure_queue(Report *report, Oid queue_relid)
+{
+	bool changed = false;
+	int i;
+
+	for (i = 0; i < (int) lengthof(queue_triggers); i++)
+		changed |=
+			ensure(report, queue_relid, queue_relid, &queue_triggers[i]);
+	return changed;
+}
+
+/* Drop a trigger, if it is there. */
+static void
+drop(Report *report, Oid relid, const char *name)
+{
+	if (!OidIsValid(get_trigger_oid(relid, name, true)))
+		return;
+	run_ddl(relation_owner_oid(relid), psprintf("DROP TRIGGER %s ON %s", name,
+												relation_qualified(relid)));
+	if (report != NULL)
+		report_row(report,
+				   psprintf("trigger %s on %s", name,
+							relation_qualified(relid)),
+				   "dropped", "%s", "");
+}
+
+void
+triggers_drop_queue(Report *report, Oid queue_relid)
+{
+	int i;
+
+	for (i = 0; i < (int) lengthof(queue_triggers); i++)
+		drop(report, queue_relid, queue_triggers[i].name);
 }
 
 /* Tables with triggers of ours: List of oids, those to prune. */
@@ -191,7 +273,7 @@ tables_to_prune(Oid member_relid, bool all)
 	SqlScope scope;
 	uint64 i;
 
-	values[0] = ObjectIdGetDatum(capture_function());
+	values[0] = ObjectIdGetDatum(our_function(CAPTURE));
 	values[1] = ObjectIdGetDatum(member_relid);
 	values[2] = BoolGetDatum(all);
 	sql_enter(&scope, ekksync_owner_oid());
@@ -221,29 +303,14 @@ tables_to_prune(Oid member_relid, bool all)
 void
 triggers_prune(Report *report, Oid member_relid, bool all)
 {
-	const char *names[2] = {ROW_TRIGGER, TRUNCATE_TRIGGER};
 	List *tables = tables_to_prune(member_relid, all);
 	ListCell *cell;
-	int i;
 
 	foreach (cell, tables)
 		require_owner(lfirst_oid(cell));
 	foreach (cell, tables)
 	{
-		Oid relid = lfirst_oid(cell);
-
-		for (i = 0; i < 2; i++)
-		{
-			if (!OidIsValid(get_trigger_oid(relid, names[i], true)))
-				continue;
-			run_ddl(relation_owner_oid(relid),
-					psprintf("DROP TRIGGER %s ON %s", names[i],
-							 relation_qualified(relid)));
-			if (report != NULL)
-				report_row(report,
-						   psprintf("trigger %s on %s", names[i],
-									relation_qualified(relid)),
-						   "dropped", "%s", "");
-		}
+		drop(report, lfirst_oid(cell), row_trigger.name);
+		drop(report, lfirst_oid(cell), truncate_trigger.name);
 	}
 }

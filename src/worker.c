@@ -57,6 +57,7 @@ typedef struct SharedRun
 	bool push;
 	bool pull;
 	bool dry_run;
+	bool diff;
 	bool force;
 	int64 run_id;
 	int sqlstate;
@@ -75,6 +76,12 @@ static struct
 } worker_state;
 
 PGDLLEXPORT void ekksync_run_main(Datum main_arg);
+
+bool
+worker_is_run(void)
+{
+	return worker_state.shared != NULL;
+}
 
 /* ---- the worker ---- */
 
@@ -106,6 +113,7 @@ copy_options(const SharedRun *shared, RunOptions *options)
 	options->push = shared->push;
 	options->pull = shared->pull;
 	options->dry_run = shared->dry_run;
+	options->diff = shared->diff;
 	options->force = shared->force;
 	options->nonly = shared->nonly;
 	options->only = palloc(sizeof(char *) * (Max(shared->nonly, 0) + 1));
@@ -305,6 +313,7 @@ share_options(Oid role, const RunOptions *options)
 	shared->push = options->push;
 	shared->pull = options->pull;
 	shared->dry_run = options->dry_run;
+	shared->diff = options->diff;
 	shared->force = options->force;
 	shared->nonly = options->nonly;
 	p = shared->only;

@@ -26,4 +26,7 @@ typedef enum WorkerOutcome
 extern WorkerOutcome worker_start(Oid role, const RunOptions *options,
 								  bool wait, int64 *run_id);
 
+/* Is this process a run's worker? */
+extern bool worker_is_run(void);
+
 #endif /* EKKSYNC_WORKER_H */

@@ -45,9 +45,9 @@ show(const MergeInput *in, const MergeResult *res)
 	show_side("remote", in->remote, in->remote_stamp);
 	fprintf(stderr,
 			"# base %s, missing %d, push_only %d, policy %d, first %d,"
-			" window %lld\n",
+			" window %lld, clock_wrong %d\n",
 			in->base ? in->base : "none", in->remote_missing, in->push_only,
-			in->policy, in->first, (long long) in->window);
+			in->policy, in->first, (long long) in->window, in->clock_wrong);
 	fprintf(stderr, "# got: %s, conflict %d, rule \"%s\", potential %d\n",
 			actions[res->action], res->conflict, merge_rule_name(res->rule),
 			res->potential);
@@ -91,6 +91,7 @@ typedef struct Case
 #define DOC_LATER TIMES(AT(1), AT(2))
 #define NO_EDIT TIMES(IN(0, 9), AT(5)) /* of the row is known */
 #define ABSENT .remote_missing = true
+#define WRONG_CLOCK .clock_wrong = true
 #define ONE_WAY .push_only = true
 #define POLICY(p) .policy = MERGE_##p
 
@@ -207,6 +208,21 @@ static const Case cases[] = {
 	{"firestore, row null", FIRST(FIRESTORE, "null", "b", NO_EDIT),
 	 FINE(PULL)},
 	{"newest, row null", FIRST(NEWEST, "null", "b", NO_EDIT), FINE(PULL)},
+	{"clock, both", BOTH(AT(2), AT(1), WRONG_CLOCK), NEAR(HOLD, CLOCK)},
+	{"clock, tie", BOTH(AT(1), AT(1), WRONG_CLOCK), NEAR(HOLD, CLOCK)},
+	{"clock, far", BOTH(AT(0), AT(HOUR + 1), WRONG_CLOCK), FAR(HOLD, CLOCK)},
+	{"clock, only row", HELD("a", "b", "a", WRONG_CLOCK), FINE(PUSH)},
+	{"clock, only document", HELD("a", "a", "b", WRONG_CLOCK), FINE(PULL)},
+	{"clock, same new value", HELD("a", "b", "b", WRONG_CLOCK), FINE(AGREE)},
+	{"clock, policy", BOTH(AT(2), AT(1), WRONG_CLOCK, POLICY(FIRESTORE_WINS)),
+	 NEAR(PULL, POLICY)},
+	{"clock, one way", BOTH(AT(1), AT(2), WRONG_CLOCK, ONE_WAY),
+	 NEAR(PUSH, ONE_WAY)},
+	{"clock, first, newest", FIRST(NEWEST, "a", "b", DOC_LATER, WRONG_CLOCK),
+	 FAR(HOLD, CLOCK)},
+	{"clock, first, django", FIRST(DJANGO, "a", "b", WRONG_CLOCK), ROW_FIRST},
+	{"clock, first, newest, null",
+	 FIRST(NEWEST, "a", "null", DOC_LATER, WRONG_CLOCK), FINE(PUSH)},
 	{"no base, row null", FIRST(NONE, "null", "b", NO_EDIT), FINE(PULL)},
 	{"django, row cleared", FIRST(DJANGO, "null", "b", DOC_LATER), ROW_FIRST},
 	{"firestore, row cleared", FIRST(FIRESTORE, "null", "b", ROW_LATER),
@@ -278,6 +294,7 @@ nth_input(int n, MergeInput *in)
 	in->policy = (MergePolicy) take(&n, 4);
 	in->first = (MergeFirst) take(&n, 4);
 	in->window = take(&n, 3);
+	in->clock_wrong = take(&n, 2);
 	return n == 0;
 }
 
@@ -443,7 +460,8 @@ law_time(const MergeInput *in, const MergeResult *res)
 	bool later = may_be_after_by(in, 1, HOUR);
 	MergeRule rule = RULE_ORDER_UNKNOWN;
 
-	if (!both_changed(in) || in->push_only || in->policy != MERGE_LWW)
+	if (!both_changed(in) || in->push_only || in->policy != MERGE_LWW ||
+		in->clock_wrong)
 		return res->rule != RULE_LATER && res->rule != RULE_TIE &&
 			   res->rule != RULE_ORDER_UNKNOWN;
 	if (earlier != later && !may_be_after_by(in, 0, 0))
@@ -491,7 +509,8 @@ law_allowed(const MergeInput *in, const MergeResult *res)
 
 	if (res->action == MERGE_HOLD)
 		return !in->push_only &&
-			   (in->remote == NULL || in->policy == MERGE_MANUAL);
+			   (in->remote == NULL || in->policy == MERGE_MANUAL ||
+				in->clock_wrong);
 	if (res->action == MERGE_PUSH && !django)
 		return false;
 	if (res->action == MERGE_PULL &&
@@ -520,6 +539,40 @@ law_no_say(const MergeInput *in, const MergeResult *res)
 	other_res = merge_field(&other);
 	other_res.potential = res->potential;
 	return same_result(&other_res, res);
+}
+
+/*
+ * A wrong clock holds what times would decide, and nothing else: where either
+ * order of the two writes gives the same, so does a wrong clock.
+ */
+static bool
+law_clock(const MergeInput *in, const MergeResult *res)
+{
+	MergeInput right = *in;
+	MergeInput row_later;
+	MergeInput document_later;
+	MergeResult a;
+	MergeResult b;
+
+	if (!in->clock_wrong)
+		return res->rule != RULE_CLOCK;
+	right.clock_wrong = false;
+	row_later = document_later = right;
+	row_later.local_stamp = document_later.remote_stamp =
+		(MergeStamp){HOUR, HOUR};
+	/* whether a row was edited is no question of clocks */
+	if (!exact(in->local_stamp))
+	{
+		row_later.local_stamp.from--;
+		document_later.local_stamp = (MergeStamp){-2, -1};
+	}
+	a = merge_field(&row_later);
+	b = merge_field(&document_later);
+	if (a.action != b.action)
+		return res->action == MERGE_HOLD && res->rule == RULE_CLOCK &&
+			   res->conflict;
+	a = merge_field(&right);
+	return res->rule != RULE_CLOCK && same_result(&a, res);
 }
 
 typedef bool (*Law)(const MergeInput *in, const MergeResult *res);
@@ -607,6 +660,7 @@ main(void)
 	test_law("swapped sides swap push and pull", law_mirror);
 	test_law("no pull of what may not or cannot be taken", law_allowed);
 	test_law("what has no say changes nothing", law_no_say);
+	test_law("a wrong clock holds what times decide, only that", law_clock);
 	test_order();
 	report(same(merge_rule_name(RULE_ONE_WAY), "not writable from Firestore"),
 		   "names", "one way");

@@ -60,113 +60,6 @@ decide_remote(Run *run, Member *m)
 	entries_parse(run->map, m);
 }
 
-/* ---- times ---- */
-
-/* The last pending row that speaks of the field; 0 if none does. */
-static TimestampTz
-last_row_time(const Member *m, int f, bool is_null)
-{
-	TimestampTz last = 0;
-	ListCell *lc;
-
-	foreach (lc, m->pending)
-	{
-		const PendingRow *row = lfirst(lc);
-
-		if (strcmp(row->action, "delete") == 0 ||
-			(row->fields != NULL && !bms_is_member(f, row->fields)))
-			continue;
-		/* a row inserted without a value does not say that one was cleared */
-		if (is_null && strcmp(row->action, "create") == 0)
-			continue;
-		last = Max(last, row->stamp);
-	}
-	return last;
-}
-
-/* When was the local value written?  Not later than it is. */
-static MergeStamp
-local_stamp(const Run *run, const Member *m, int f)
-{
-	bool is_null = strcmp(m->local[f], CANON_NULL) == 0;
-	TimestampTz last = last_row_time(m, f, is_null);
-	MergeStamp stamp;
-
-	if (last == 0 && m->first_contact &&
-		strcmp(run->map->initial, "newest") == 0)
-	{
-		if (m->history != NULL && m->history[f] != 0)
-			last = m->history[f];
-		else if (!is_null)
-			last = run->map->attached_at;
-	}
-	/* an entry's value that was sent on has the entry's time */
-	if (last == 0 && !m->first_contact)
-		(void) flight_noted(m, f, m->local[f], &last);
-	if (last != 0)
-	{
-		stamp.from = stamp.upto = Min(last, run->now);
-		return stamp;
-	}
-	stamp.from = m->base[f].value != NULL ? m->base[f].stamp : MIN_TIMESTAMP;
-	stamp.upto = m->first_contact ? run->map->attached_at : run->started_at;
-	stamp.upto = Min(stamp.upto, run->now);
-	stamp.upto = Max(stamp.upto, stamp.from + 1);
-	return stamp;
-}
-
-/* When was the document's value written, as far as its own times tell? */
-static MergeStamp
-document_stamp(const Run *run, const Member *m, int f)
-{
-	MergeStamp stamp;
-	TimestampTz said;
-
-	if (m->remote[f] != NULL && entries_explain(m, f, m->remote[f], &said))
-	{
-		stamp.from = stamp.upto = said;
-		return stamp;
-	}
-	stamp.upto = m->doc->update_time;
-	stamp.from =
-		m->doc_update_time != 0 ? m->doc_update_time : m->doc->create_time - 1;
-	if (m->first_contact && strcmp(run->map->initial, "newest") == 0)
-		stamp.from = stamp.upto;
-	stamp.from = Min(stamp.from, stamp.upto);
-	return stamp;
-}
-
-/* When was it written?  After what it was written over. */
-static MergeStamp
-remote_stamp(const Run *run, const Member *m, int f)
-{
-	MergeStamp stamp = document_stamp(run, m, f);
-	TimestampTz sent;
-
-	if (!flight_overtaken(run, m, f, &sent))
-		return stamp;
-	if (stamp.from == stamp.upto)
-		stamp.from = stamp.upto = Max(stamp.upto, sent + 1);
-	else
-	{
-		stamp.from = Max(stamp.from, sent);
-		stamp.upto = Max(stamp.upto, sent + 1);
-	}
-	return stamp;
-}
-
-MergeStamp
-decide_local_stamp(const Run *run, const Member *m, int f)
-{
-	return local_stamp(run, m, f);
-}
-
-MergeStamp
-decide_remote_stamp(const Run *run, const Member *m, int f)
-{
-	return remote_stamp(run, m, f);
-}
-
 static MergeFirst
 first_policy(const Run *run, const Member *m)
 {
@@ -233,8 +126,8 @@ decide_field(const Run *run, Member *m, int f)
 	in->local = m->local[f];
 	in->remote = m->remote[f];
 	in->remote_missing = m->remote_missing[f];
-	in->local_stamp = local_stamp(run, m, f);
-	in->remote_stamp = remote_stamp(run, m, f);
+	in->local_stamp = stamp_local(run, m, f);
+	in->remote_stamp = stamp_remote(run, m, f);
 	in->push_only = field->push_only;
 	in->policy = merge_policy(field->policy);
 	in->first = first_policy(run, m);
@@ -313,7 +206,7 @@ decide_create(const Run *run, Member *m)
 			continue;
 		}
 		m->inputs[f].local = m->local[f];
-		m->inputs[f].local_stamp = local_stamp(run, m, f);
+		m->inputs[f].local_stamp = stamp_local(run, m, f);
 		m->result[f].action = MERGE_PUSH;
 		m->result[f].winner = ORIGIN_DJANGO;
 		m->result[f].stamp = m->inputs[f].local_stamp;
@@ -369,7 +262,7 @@ decide_lost(const Run *run, Member *m, int f)
 		return;
 	in->base = m->base[f].value;
 	in->remote = m->remote[f];
-	in->remote_stamp = remote_stamp(run, m, f);
+	in->remote_stamp = stamp_remote(run, m, f);
 	in->local_stamp.from = in->local_stamp.upto =
 		m->tombstone != 0 ? m->tombstone : run->started_at;
 	m->result[f].conflict = true;
@@ -395,7 +288,7 @@ decide_gone(const Run *run, Member *m)
 	in->local = canon_from_text("inactive");
 	in->remote = m->remote[f];
 	in->local_stamp.from = in->local_stamp.upto = run->started_at;
-	in->remote_stamp = remote_stamp(run, m, f);
+	in->remote_stamp = stamp_remote(run, m, f);
 	in->push_only = true;
 	m->local[f] = unconstify(char *, in->local);
 	m->result[f].stamp = in->local_stamp;

@@ -120,7 +120,7 @@ is_overtaken(const Run *run, const Member *m, const Entry *entry)
 	}
 	for (f = 0; f < status_field(run) && !m->doc->missing; f++)
 		if (differs(m->remote[f], m->base[f].value) &&
-			decide_remote_stamp(run, m, f).upto > entry->stamp)
+			stamp_remote(run, m, f).upto > entry->stamp)
 			return true;
 	return false;
 }
@@ -145,7 +145,7 @@ document_says(const Run *run, const Member *m, MergeStamp *when)
 	if (!is_inactive(m->remote[status]) || m->base[status].value == NULL ||
 		is_inactive(m->base[status].value))
 		return false;
-	*when = decide_remote_stamp(run, m, status);
+	*when = stamp_remote(run, m, status);
 	return true;
 }
 
@@ -304,7 +304,7 @@ remote_erase(const Run *run, Member *m)
 		in->remote_stamp = m->when;
 		if (f < status_field(run) && differs(in->local, in->base))
 		{
-			in->local_stamp = decide_local_stamp(run, m, f);
+			in->local_stamp = stamp_local(run, m, f);
 			res->conflict = true;
 			res->rule = RULE_DELETED;
 		}
@@ -469,7 +469,7 @@ remote_insert(const Run *run, Member *m)
 		else if (!m->remote_missing[f])
 		{
 			in->remote = m->remote[f];
-			in->remote_stamp = decide_remote_stamp(run, m, f);
+			in->remote_stamp = stamp_remote(run, m, f);
 		}
 		if (in->remote == NULL)
 			continue;

@@ -426,22 +426,27 @@ extern char *fate_problem(const Member *m, const ErrorData *error);
 /* Forget members that were deleted long ago, and of whom nothing is open. */
 extern void collect_tombstones(Run *run);
 
+/* ---- stamps.c ---- */
+/* When was the field's local value written; when the document's? */
+extern MergeStamp stamp_local(const Run *run, const Member *m, int f);
+extern MergeStamp stamp_remote(const Run *run, const Member *m, int f);
+
 /* ---- decide.c ---- */
 extern void decide_remote(Run *run, Member *m);
 extern void decide_member(Run *run, Member *m);
 extern bool decide_writes(const Run *run, const Member *m, int field);
 extern void decide_rows(const Run *run, Member *m);
 extern bool decide_has_delete(const Member *m);
-
-/* When was the local value written; when the document's? */
-extern MergeStamp decide_local_stamp(const Run *run, const Member *m, int f);
-extern MergeStamp decide_remote_stamp(const Run *run, const Member *m, int f);
 extern List *decide_conflicts(const Run *run, const Member *m);
 
 /* ---- apply.c ---- */
 extern void apply_batch(Run *run, Batch *batch);
-extern void report_field_errors(Run *run, Member *m);
 extern char *change_json(const Run *run, const Member *m, bool firestore);
+
+/* ---- settle.c ---- */
+extern void settle_by_hand(Run *run, Member **members, int n);
+extern void settle_unsent(Run *run, Member **members, int n);
+extern void report_field_errors(Run *run, Member *m);
 
 /* ---- push.c ---- */
 extern void push_batch(Run *run, Batch *batch);

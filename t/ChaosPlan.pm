@@ -308,7 +308,7 @@ sub members_of
 {
 	my ($op) = @_;
 	return keys %{ $op->{v} } if $op->{k} eq 'bulk';
-	return grep { defined } @$op{qw(key to)};
+	return map { $op->{$_} // () } qw(key to);
 }
 
 # The history without the operations for which $out->($op) is true; with none of

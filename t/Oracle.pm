@@ -598,6 +598,7 @@ sub judge
 {
 	($t) = @_;
 	@bad = ();
+	delete @$_{qw(queued stamp)} for @{ $t->{P} };
 	histories();
 	check_queue();
 	for my $event (grep { $_->{kind} eq 'come' && $_->{by} eq 'run' } @{ $t->{P} })

@@ -27,6 +27,7 @@ chdir(($0 =~ s{[^/]*$}{}r) . '..') or die "cannot enter the checkout: $!\n";
 my $tree = '.dev/mutants/tree';
 $ENV{EKKSYNC_RUNS} //= 60;		# of t/084_endurance.pl: enough for a leak
 $ENV{EKKSYNC_SHRINK} //= 0;		# of t/090_chaos.pl: that it fails is enough
+$ENV{EKKSYNC_FIRST_FAILURE} //= 1;	# of a test is the end of it
 $ENV{PG_TEST_TIMEOUT_DEFAULT} //= 90;	# a run that hangs is noticed, too
 
 sub slurp

@@ -259,7 +259,10 @@ store_recheck(Member **members, int n)
 	sql_leave(&scope);
 }
 
-/* Every value that we have ever written to these members' documents. */
+/*
+ * Every value that these members' documents have had, as runs know: written
+ * by us, taken from there, or beaten.
+ */
 void
 store_read_pushed(const Mapping *map, Member **members, int n,
 				  MemoryContext cxt)
@@ -269,15 +272,16 @@ store_read_pushed(const Mapping *map, Member **members, int n,
 	SqlScope scope;
 	uint64 i;
 
-	store_sql(
-		&scope,
-		"SELECT DISTINCT k.n, f.key, v::text "
-		"FROM unnest($1) WITH ORDINALITY k(key, n) "
-		"JOIN ekksync.change_log l ON l.key = k.key, "
-		"jsonb_each(l.changes) f, "
-		"unnest(CASE l.side WHEN 'firestore' "
-		"THEN ARRAY[f.value->0, f.value->1] ELSE ARRAY[f.value->1] END) v",
-		1, types, &keys, NULL);
+	store_sql(&scope,
+			  "SELECT DISTINCT k.n, v.field, v.value::text "
+			  "FROM unnest($1) WITH ORDINALITY k(key, n), "
+			  "LATERAL (SELECT f.key, f.value->1 "
+			  "FROM ekksync.change_log l, jsonb_each(l.changes) f "
+			  "WHERE l.key = k.key "
+			  "UNION ALL SELECT c.field, c.firestore_value "
+			  "FROM ekksync.conflict c WHERE c.key = k.key "
+			  "AND c.firestore_value IS NOT NULL) v(field, value)",
+			  1, types, &keys, NULL);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		Member *m = find_member(members, n, (int) sql_get_int8(i, 1));

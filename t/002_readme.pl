@@ -167,4 +167,14 @@ cmp_ok(scalar keys %files, '>=', 50, 'there are source files');
 is_deeply([ sort keys %named ], [ sort keys %files ],
 	'docs/internals.md names every source file and no other');
 
+# ------------------------------------------------------- rules and their tests
+
+my @rules = $internals =~ /^\| .* \| `(\w+)` \| `(.*)` \|$/mg;
+cmp_ok(scalar @rules, '>=', 2 * 35, 'docs/internals.md has a test for each rule');
+while (my ($file, $name) = splice @rules, 0, 2)
+{
+	my ($path) = grep { -e } map { "$top/t/$file.$_" } qw(pl c);
+	ok($path && index(slurp_file($path), $name) >= 0, "... $file: $name");
+}
+
 done_testing();

@@ -624,7 +624,8 @@ sub release
 sub await_server
 {
 	my ($self) = @_;
-	$self->{db}->wait_for(sub { ($self->{db}->admin_err('SELECT 1'))[0] == 0 }) or croak('the server does not come back');
+	# psql may be gone before it has got its statement
+	$self->{db}->wait_for(sub { eval { ($self->{db}->admin_err('SELECT 1'))[0] == 0 } }) or croak('the server does not come back');
 	return;
 }
 
@@ -814,8 +815,18 @@ sub prepare
 		  . "INSERT INTO membership_contactinfo (comrade_id) SELECT id FROM membership_comrade");
 	my $run = $db->run;
 	croak("the first run: $run->{message}") unless $run->{status} eq 'success';
+	$self->set(scan => $self->{history}{scan} // 'full');
+	$self->set(max_retries => $self->{history}{retries} // 0);
 	$self->take_journal;
 	$self->sample;
+	return;
+}
+
+# A setting of the next runs.
+sub set
+{
+	my ($self, $name, $value) = @_;
+	$self->admin("ALTER DATABASE $self->{db}{database} SET ekksync.$name = '$value'");
 	return;
 }
 
@@ -826,6 +837,7 @@ sub settle
 	my $db = $self->{db};
 	$self->{proxy}->start;
 	1 while $self->release;
+	$self->set(scan => 'full');
 	for my $round (1 .. 4)
 	{
 		$self->take_journal;

@@ -12,7 +12,7 @@
 # tries again ("retries") are the seed's as well.
 #
 # An operation is a hash: "k", its kind; "key", the member's kennitala; and what
-# the kind needs.  t/Chaos.pm does them.  Epochs with "reserve" are only played
+# the kind needs.  t/ChaosClients.pm does them.  Epochs with "reserve" are only played
 # when there were not enough faults before.
 #	set		the row gets values: "v" {field => value}
 #	save	as the ORM does it: all columns, of which the form has changed "v"

@@ -62,8 +62,8 @@ sub bad
 sub micros
 {
 	my ($time) = @_;
-	require Chaos;
-	return Chaos::micros($time);
+	require ChaosClients;
+	return ChaosClients::micros($time);
 }
 
 # --------------------------------------------------------------------- histories
@@ -105,12 +105,12 @@ sub histories
 	}
 	for my $row (@{ $t->{conflicts} })
 	{
-		require Chaos;
+		require ChaosClients;
 		push @{ $conflicts{ $row->{key} }{ $row->{field} } },
 		  {
 			%$row,
-			dv => Chaos::canon($row->{field}, $row->{django_value}),
-			fv => Chaos::canon($row->{field}, $row->{firestore_value}),
+			dv => ChaosClients::canon($row->{field}, $row->{django_value}),
+			fv => ChaosClients::canon($row->{field}, $row->{firestore_value}),
 			at => micros($row->{created_at})
 		  };
 	}

@@ -90,6 +90,7 @@ sub conf
 {
 	return <<'CONF';
 restart_after_crash = on
+track_commit_timestamp = on
 ekksync.scan = full
 ekksync.max_retries = 0
 ekksync.request_timeout = 10000
@@ -420,7 +421,8 @@ sub play
 
 my $TRACE = <<'SQL';
 SELECT json_build_object(
-	'log', (SELECT json_agg(l ORDER BY id) FROM chaos.log l),
+	'log', (SELECT json_agg(to_jsonb(l) || jsonb_build_object('done', pg_xact_commit_timestamp((tx % 4294967296)::text::xid)) ORDER BY id)
+		FROM chaos.log l),
 	'rows', (SELECT json_object_agg(ssn, to_jsonb(m) || coalesce(to_jsonb(c), '{}')) FROM membership_comrade m
 		LEFT JOIN membership_contactinfo c ON comrade_id = m.id),
 	'queue', (SELECT json_agg(q ORDER BY id) FROM membership_membersyncqueue q),
@@ -441,8 +443,9 @@ sub trace
 		push @P, {
 			by => $row->{who} eq 'run' ? 'run' : 'user',
 			(map { ($_ => $row->{$_}) } qw(id tx key kind)),
-			lo => micros($row->{lo}),
-			hi => micros($row->{hi}),
+			lo   => micros($row->{lo}),
+			hi   => micros($row->{hi}),
+			done => micros($row->{done}),
 			v  => \%v
 		};
 	}

@@ -69,8 +69,8 @@ sub micros
 # --------------------------------------------------------------------- histories
 
 # Each side's history of each field of each member: events with a value, from
-# (row: lo, hi and, once found, the exact stamp; document: u, and prev, the
-# version before), who (user or run).  Equal values one after the other are one.
+# (row: lo, hi, when it was committed and, once found, the exact stamp; document:
+# u, and prev, the version before), who (user or run).  Equal values one after the other are one.
 sub histories
 {
 	(%P, %D, %versions, %entries, %conflicts) = ();
@@ -153,12 +153,13 @@ sub run_between
 	return $last->{end} >= $from;
 }
 
-# Events of a side whose value is there at some time from $from to $upto.
+# Events of a side whose value is there at some time from $from to $upto; in a
+# row it is there until the next one is committed.
 sub during
 {
 	my ($list, $from, $upto) = @_;
 	my @events = @{ $list // [] };
-	return grep { $events[$_]{t} <= $upto && ($_ == $#events || $events[ $_ + 1 ]{t} >= $from) } 0 .. $#events;
+	return grep { $events[$_]{t} <= $upto && ($_ == $#events || ($events[ $_ + 1 ]{done} // $events[ $_ + 1 ]{t}) >= $from) } 0 .. $#events;
 }
 
 sub explaining

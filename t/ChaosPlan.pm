@@ -8,8 +8,11 @@
 # one after the other; the operations of one wave are of different clients, and
 # have no order.
 #
+# Which documents a run looks at ("scan"), the default or all, and how often it
+# tries again ("retries") are the seed's as well.
+#
 # An operation is a hash: "k", its kind; "key", the member's kennitala; and what
-# the kind needs.  t/Chaos.pm does them.  Epochs with "reserve" are only played
+# the kind needs.  t/ChaosClients.pm does them.  Epochs with "reserve" are only played
 # when there were not enough faults before.
 #	set		the row gets values: "v" {field => value}
 #	save	as the ORM does it: all columns, of which the form has changed "v"
@@ -290,7 +293,7 @@ sub plan
 		$epoch->{double} = 1 if chance(0.15);
 		put($e, one_of(qw(before during)), { k => 'release' }) if chance(0.4);
 	}
-	return { seed => $seed, faults => $opt{faults}, members => \@members, epochs => \@epochs };
+	return { seed => $seed, scan => $seed % 2 ? 'changed' : 'full', retries => $seed % 3 ? 0 : 2, faults => $opt{faults}, members => \@members, epochs => \@epochs };
 }
 
 sub waves_of { return map { @{ $_[0]{$_} // [] } } qw(before at_stop during); }

@@ -59,9 +59,33 @@ same_pending(List *a, List *b)
 }
 
 /*
- * Lock the members' rows; decide those again that have moved.  What cannot be
- * locked at once is left to be read again.
+ * Lock the members' rows and read them again.  The queue is read before and
+ * after: where it has moved, a value may be without its row, and the member is
+ * left to be read again, as is one whose rows cannot be locked at once.
  */
+static void
+read_again(Run *run, Member **members, int n)
+{
+	List **pending = palloc(sizeof(List *) * (n + 1));
+	int i;
+
+	for (i = 0; i < n; i++)
+		members[i]->pending = NIL;
+	queue_read_pending(run->map, members, n, run->page_cxt);
+	for (i = 0; i < n; i++)
+	{
+		pending[i] = members[i]->pending;
+		members[i]->pending = NIL;
+	}
+	rows_lock(run->map, members, n, false, run->page_cxt);
+	at_step(in_values);
+	queue_read_pending(run->map, members, n, run->page_cxt);
+	for (i = 0; i < n; i++)
+		if (!same_pending(pending[i], members[i]->pending))
+			members[i]->again = true;
+}
+
+/* Read members again under their locks; decide those again that have moved. */
 static void
 recheck(Run *run, Member **members, int n)
 {
@@ -71,12 +95,8 @@ recheck(Run *run, Member **members, int n)
 	int f;
 
 	for (i = 0; i < n; i++)
-	{
 		before[i] = *members[i];
-		members[i]->pending = NIL;
-	}
-	rows_lock(run->map, members, n, false, run->page_cxt);
-	queue_read_pending(run->map, members, n, run->page_cxt);
+	read_again(run, members, n);
 	store_recheck(members, n);
 	run_tell_time(run);
 	old = MemoryContextSwitchTo(run->page_cxt);
@@ -84,7 +104,6 @@ recheck(Run *run, Member **members, int n)
 	{
 		Member *m = members[i];
 		bool moved = !same_pending(m->pending, before[i].pending);
-		bool erased = m->fate == FATE_ERASE;
 
 		if (m->again)
 			continue;
@@ -93,8 +112,8 @@ recheck(Run *run, Member **members, int n)
 		if (moved)
 		{
 			decide_member(run, m);
-			/* to be counted by the guard */
-			m->again = m->fate == FATE_ERASE && !erased;
+			/* the guard has not counted that */
+			m->again = guard_loses(run, m) && !guard_loses(run, &before[i]);
 		}
 		else
 			m->pending = before[i].pending; /* with their outcome */

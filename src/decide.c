@@ -100,6 +100,34 @@ clock_is_wrong(const Run *run)
 	return clock->known && settings_clock_wrong(clock->skew, clock->error);
 }
 
+/*
+ * Is the document's value one of a late creation of ours, or of a copy that
+ * somebody put back?  Nothing tells, and no entry speaks for it.
+ */
+static bool
+is_old_write(const Run *run, const Member *m, int f)
+{
+	const MergeInput *in = &m->inputs[f];
+	TimestampTz stamp;
+
+	return in->base != NULL && in->remote != NULL && !m->enqueued[f] &&
+		   strcmp(in->remote, in->base) != 0 &&
+		   strcmp(in->remote, in->local) != 0 && flight_is_straggler(run, m) &&
+		   !entries_explain(m, f, in->remote, &stamp);
+}
+
+/* Django's value stands, whoever changed what, and the other one is kept. */
+static void
+beat_old_write(Member *m, int f)
+{
+	MergeInput *in = &m->inputs[f];
+
+	in->base = in->remote;
+	m->result[f] = merge_field(in);
+	m->result[f].conflict = true;
+	m->result[f].rule = RULE_ORDER_UNKNOWN;
+}
+
 static void
 decide_field(const Run *run, Member *m, int f)
 {
@@ -141,7 +169,10 @@ decide_field(const Run *run, Member *m, int f)
 		in->remote_stamp.from = in->remote_stamp.upto = stamp;
 		m->enqueued[f] = true;
 	}
-	m->result[f] = merge_field(in);
+	if (is_old_write(run, m, f))
+		beat_old_write(m, f);
+	else
+		m->result[f] = merge_field(in);
 	if (m->result[f].action == MERGE_PULL && m->refused != NULL &&
 		m->refused[f] != NULL)
 	{

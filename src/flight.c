@@ -149,48 +149,26 @@ add_change(const Run *run, const Member *m, const FlightNote *note, int i,
 	appendStringInfo(buf, ":[%s,%s]", was ? was : CANON_NULL, note->values[i]);
 }
 
-/*
- * Is this document a late creation of ours, made again after somebody deleted
- * the one that was settled?  Nobody has written to it since it was created,
- * later than the last state that we know of; it bears our mark, and there is no
- * note of it.  (A late update cannot come: its precondition fails.)
- */
-static bool
-is_straggler(const Run *run, const Member *m)
+bool
+flight_is_straggler(const Run *run, const Member *m)
 {
-	const char *mark = document_mark(run, m);
+	const char *mark;
 	ListCell *lc;
 
-	if (mark == NULL || m->doc_update_time == 0 ||
-		m->doc->create_time <= m->doc_update_time ||
+	if (m->doc_update_time == 0 || m->doc->create_time <= m->doc_update_time ||
 		m->doc->update_time != m->doc->create_time)
 		return false;
+	mark = document_mark(run, m);
 	foreach (lc, m->notes)
 	{
 		const FlightNote *note = lfirst(lc);
+		size_t len = strlen(note->mark);
 
-		if (strncmp(mark, note->mark, strlen(note->mark)) == 0)
+		if (mark != NULL && strncmp(mark, note->mark, len) == 0 &&
+			(mark[len] == '\0' || strcmp(mark + len, FLIGHT_PART) == 0))
 			return false;
 	}
-	return true;
-}
-
-/*
- * Nobody means what a late creation holds: it counts as seen, and what we have
- * since is written over it.
- */
-static void
-see_straggler(const Run *run, Member *m)
-{
-	int f;
-
-	for (f = 0; f < run->map->nfields; f++)
-	{
-		if (m->base[f].value == NULL || m->remote[f] == NULL)
-			continue;
-		m->base[f].value = m->remote[f];
-		m->base[f].dirty = true;
-	}
+	return mark != NULL;
 }
 
 void
@@ -200,8 +178,6 @@ flight_settle(const Run *run, Member *m)
 	ListCell *lc;
 	int i;
 
-	if (is_straggler(run, m))
-		see_straggler(run, m);
 	initStringInfo(&changes);
 	foreach (lc, m->notes)
 	{

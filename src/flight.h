@@ -35,6 +35,15 @@ extern bool flight_overtaken(const Run *run, const Member *m, int field,
 extern bool flight_noted(const Member *m, int field, const char *value,
 						 TimestampTz *stamp);
 
+/*
+ * Is the document that is there a late creation of ours, made again after
+ * somebody deleted the one that was settled?  Nobody has written to it since
+ * it was created, later than the last state that we know of; it bears our
+ * mark, and there is no note of it.  (A late update cannot come: its
+ * precondition fails.)  It could also be a copy that somebody put back.
+ */
+extern bool flight_is_straggler(const Run *run, const Member *m);
+
 /* Whose write was a value that is noted for the field; else Django's. */
 extern MergeOrigin flight_origin(const Member *m, int field,
 								 const char *value);

@@ -192,6 +192,12 @@ guard_is_too_many(Run *run, int64 n)
 }
 
 bool
+guard_loses(const Run *run, const Member *m)
+{
+	return loss_of(run, m) != LOSS_NONE;
+}
+
+bool
 guard_may_lose(const Run *run, const Batch *batch)
 {
 	int i;

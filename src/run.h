@@ -343,6 +343,9 @@ extern bool guard_is_too_many(Run *run, int64 n);
  */
 extern bool guard_may_lose(const Run *run, const Batch *batch);
 
+/* Does a member, as decided, lose anything that is counted? */
+extern bool guard_loses(const Run *run, const Member *m);
+
 /* Count what the first n of a decided batch lose, for good. */
 extern void guard_add(Run *run, const Batch *batch, int n);
 

@@ -25,7 +25,8 @@
 	step(read) /* a batch: rows and queue are read */ \
 	step(documents) /* a batch: documents are read */ \
 	step(decided) /* a batch: it is decided what to do */ \
-	step(in_lock) /* rows are locked and read again */ \
+	step(in_values) /* rows are locked and read again, the queue is not yet */ \
+	step(in_lock) /* it is */ \
 	step(in_rows) /* values are written to the rows */ \
 	step(in_record) /* base, notes and audit trail are written */ \
 	step(applied) /* and committed; nothing is sent */ \

@@ -260,6 +260,25 @@ sub succeeds
 	succeeds($db, '... and force lets them through', force => 1);
 	is(values_of($db, @some), '0 0', '... to both sides');
 
+	# only when the rows are read again under their locks do they show it
+	give($db, @some);
+	succeeds($db, 'blank: values are given anew');
+	$db->profile_edit($_, 'facebook', undef) for @some;
+	$db->profile_edit($_, 'email', 'nytt@example.is') for @some;
+	$db->sql("UPDATE membership_contactinfo SET facebook = facebook || '!' WHERE comrade_id IN (SELECT id FROM membership_comrade WHERE ssn IN ("
+		  . list(@some) . '))');
+	$db->stop_at('decided');
+	my $run = $db->run(wait => 0)->{run};
+	ok($db->wait_stopped, 'blank: a run has decided to write Django\'s values');
+	$db->sql("UPDATE membership_contactinfo SET facebook = rtrim(facebook, '!') WHERE comrade_id IN (SELECT id FROM membership_comrade WHERE ssn IN ("
+		  . list(@some) . '))');
+	$db->go_on;
+	my $record = sub { return $db->row("SELECT status, error FROM ekksync_runs WHERE run = $run"); };
+	$db->wait_for(sub { $record->()->{status} ne 'running' }) or die 'the run does not end';
+	is($record->()->{error}, "the run would $blank", '... which are taken back then: it stops');
+	is(values_of($db, @some), '3 0', '... and leaves the rows');
+	succeeds($db, '... and force lets them through', force => 1);
+
 	# one of the three in each direction, and a list
 	give($db, @some);
 	succeeds($db, 'blank: values are given anew');

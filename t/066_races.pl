@@ -14,7 +14,7 @@ use FaultProxy;
 use Session;
 
 # Members are given what they need here by taking from them what they have.
-my $db = EkkSync->new(members => 30, conf => 'ekksync.max_delete_percent = 100');
+my $db = EkkSync->new(members => 40, conf => 'ekksync.max_delete_percent = 100');
 my $proxy = FaultProxy->new(to => $db->host);
 $proxy->start;
 $db->use_host($proxy->host);
@@ -122,7 +122,7 @@ sub run_ok
 
 sub quiet { my ($name) = @_; return run_ok('0 0 0 0', "quiet after $name"); }
 
-run_ok('30 0 0 0', 'first push');
+run_ok('40 0 0 0', 'first push');
 
 # -------------------------------- an edit is committed while the run is at work
 
@@ -133,7 +133,7 @@ run_ok('30 0 0 0', 'first push');
 sub race
 {
 	my ($name, $field, $local, %opt) = @_;
-	race_at($_, "$name, committed at the step $_", $field, $local, %opt) for qw(in_read decided in_lock);
+	race_at($_, "$name, committed at the step $_", $field, $local, %opt) for qw(in_read decided in_values in_lock);
 	return;
 }
 
@@ -170,6 +170,27 @@ race('a later edit of a related row', 'facebook', \&contact_sql, local => 'local
 race('an earlier edit of a related row', 'facebook', \&contact_sql,
 	local => 'local-earlier', remote => 'remote-later', remote_later => 1);
 race('a related row that comes', 'facebook', \&insert_sql, local => 'local-new', remote => 'remote-new', bare => 1);
+
+# What a computed field depends on is not locked.  It changes between the reading
+# of the row under its lock and that of the queue.
+{
+	my $name = 'a change of what a field is computed from';
+	my $key = next_key();
+	my $id = "(SELECT id FROM membership_comrade WHERE ssn = '$key')";
+	$db->sql("INSERT INTO membership_union (name, abbreviation) VALUES ('Félag í upphafi', 'FÍU')");
+	$db->sql("INSERT INTO membership_unionmembership (comrade_id, union_id) SELECT $id, id FROM membership_union WHERE abbreviation = 'FÍU'");
+	run_ok('1 0 0 0', "before $name");
+	$db->profile_edit($key, 'facebook', 'á meðan');
+	$db->stop_at('in_values');
+	my $run = start_run();
+	ok($db->wait_stopped, "$name: the run has read the rows");
+	$db->sql("UPDATE membership_union SET name = 'Félag í lokin' WHERE abbreviation = 'FÍU'");
+	$db->go_on;
+	finish_run($run, 'success 1 1 0 0', $name);
+	ok((grep { $_ eq 'Félag í lokin' } @{ $db->doc($key)->{membership}{unions} }), '... reaches the document');
+	is($db->sql('SELECT count(*) FROM ekksync_diff()'), 0, '... and the sides are in step');
+	quiet($name);
+}
 
 # ----------------------------- a field that a run to Firestore alone leaves there
 

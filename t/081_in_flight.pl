@@ -542,11 +542,12 @@ for my $done ('the first is done', 'the second is done')
 }
 
 # Two creations: the second is done and settled, the document deleted; then the
-# first one comes.  What it holds is old, whatever its times say.
+# first one comes.  What it holds is old, whatever its times say; but as it could
+# be a copy that somebody put back, it is kept.
 {
 	my @cells = map { { before => '', policy => 'deactivate', key => sprintf('311289%04d', ++$number), %$_ } } (
 		{ title => 'nothing', want => $ours },
-		{ title => 'a newer edit here', want => $here },
+		{ title => 'a newer edit here', want => $here, unseen => [$ours] },
 		{ title => 'deleted here', want => undef });
 	$db->sql(join "\n", map { insert_sql($ours)->($_->{key}) } @cells);
 	$proxy->start(@late);
@@ -560,6 +561,25 @@ for my $done ('the first is done', 'the second is done')
 	run_ok('... the next run');
 	check_cells('two creations', {}, { map { ($_->{key} => 1) } @cells }, @cells);
 	is_quiet('two creations');
+}
+
+# A document that somebody deletes and makes again, with all that it held, is one
+# whose values are of an unknown time, if no entry tells it.
+{
+	my @cells = cells(
+		{ title => 'with an entry', want => $theirs, there => sub { entry($_[0], 'profile.name', $theirs) } },
+		{ title => 'without one', want => $before, unseen => [$theirs] });
+	for my $cell (@cells)
+	{
+		my $fields = $db->raw_doc($cell->{key})->{fields};
+		$fields->{profile}{mapValue}{fields}{name} = { stringValue => $theirs };
+		$db->delete_doc($cell->{key});
+		$db->set_doc($cell->{key}, $fields);
+	}
+	do_there(there => @cells);
+	run_ok('documents that are made again by others');
+	check_cells('made again', {}, {}, @cells);
+	is_quiet('made again');
 }
 
 # ------------------------------------------------------------- the other direction

@@ -120,6 +120,7 @@ CREATE TABLE ekksync.inbox (
 );
 CREATE INDEX inbox_staged ON ekksync.inbox (key) WHERE status OPERATOR(pg_catalog.=) 'staged';
 CREATE INDEX inbox_unclosed ON ekksync.inbox (doc_id) WHERE status OPERATOR(pg_catalog.=) 'synced' OR status OPERATOR(pg_catalog.=) 'failed';
+CREATE INDEX inbox_failed ON ekksync.inbox (key) WHERE error_message IS NOT NULL;
 CREATE INDEX inbox_done ON ekksync.inbox (done_at) WHERE status OPERATOR(pg_catalog.=) 'closed';
 COMMENT ON TABLE ekksync.inbox IS 'entries of the Firestore collection sync_queue: staged, decided (synced, failed), closed on both sides';
 

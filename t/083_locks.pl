@@ -345,6 +345,8 @@ SQL
 	$hand->answer if $step eq 'in_settle';
 	$hand->end;
 	is($run->{status}, 'success', "a queue changed by hand at the step $step") or diag($run->{error});
+	is($db->sql("SELECT sync_status FROM membership_membersyncqueue WHERE ssn = '$failed' ORDER BY id LIMIT 1"),
+		'failed', '... what was set by hand stays so');
 	is($db->run->{status}, 'success', '... and the next run');
 	both_are($_, 'name', "Handvirkt $step", '... the value is on both sides') for @keys[ 0 .. 4 ];
 	both_are($theirs, 'name', "Þeirra $step", '... also the one from there');

@@ -183,7 +183,7 @@ decide_field(const Run *run, Member *m, int f)
 }
 
 /*
- * Does a field wait for a right clock?  The document is then as unseen as
+ * Does a field, or the member, wait for a right clock?  The document is then as unseen as
  * before; and a member that was never synced waits with all it has, as the
  * document's own time counts.
  */
@@ -193,7 +193,7 @@ put_off(const Run *run, Member *m)
 	int f;
 
 	for (f = 0; f < run->map->nfields; f++)
-		if (m->result[f].rule == RULE_CLOCK)
+		if (m->fate == FATE_WAIT || m->result[f].rule == RULE_CLOCK)
 			m->put_off = m->unseen = true;
 	for (f = 0; f < run->map->nfields && m->put_off && m->first_contact; f++)
 		if (m->result[f].rule != RULE_CLOCK)
@@ -451,7 +451,7 @@ decide_without_row(Run *run, Member *m)
 			remote_insert(run, m);
 			break;
 		case FATE_WAIT:
-			m->put_off = m->unseen = true;
+			put_off(run, m);
 			break;
 		case FATE_STRANGER:
 			break;
@@ -477,7 +477,7 @@ decide_with_row(Run *run, Member *m)
 	}
 	if (m->fate == FATE_WAIT)
 	{
-		m->put_off = m->unseen = true;
+		put_off(run, m);
 		return;
 	}
 	if (m->doc->missing)

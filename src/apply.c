@@ -260,6 +260,8 @@ record_member(Run *run, Member *m)
 	if (!m->has_push)
 	{
 		m->first_contact = m->first_contact && m->put_off;
+		if (m->fate == FATE_WAIT)
+			return;
 		if (!m->gone)
 			m->tombstone = 0;
 		else if (m->tombstone == 0 || m->pending != NIL)

@@ -91,9 +91,8 @@ merge_policy(Policy policy)
 	return MERGE_LWW;
 }
 
-/* Is what our clock says of a time not to be compared with Firestore's? */
-static bool
-clock_is_wrong(const Run *run)
+bool
+decide_clock_is_wrong(const Run *run)
 {
 	const FsClock *clock = fs_clock(run->fs);
 
@@ -160,7 +159,7 @@ decide_field(const Run *run, Member *m, int f)
 	in->policy = merge_policy(field->policy);
 	in->first = first_policy(run, m);
 	in->window = (MergeTime) settings.conflict_window * USECS_PER_SEC;
-	in->clock_wrong = clock_is_wrong(run);
+	in->clock_wrong = decide_clock_is_wrong(run);
 	enqueued = field->push_only ? NULL : entries_enqueued(m, f, &stamp);
 	if (enqueued != NULL)
 	{
@@ -184,7 +183,7 @@ decide_field(const Run *run, Member *m, int f)
 }
 
 /*
- * Does a field wait for a right clock?  The document is then as unseen as
+ * Does a field, or the member, wait for a right clock?  The document is then as unseen as
  * before; and a member that was never synced waits with all it has, as the
  * document's own time counts.
  */
@@ -194,7 +193,7 @@ put_off(const Run *run, Member *m)
 	int f;
 
 	for (f = 0; f < run->map->nfields; f++)
-		if (m->result[f].rule == RULE_CLOCK)
+		if (m->fate == FATE_WAIT || m->result[f].rule == RULE_CLOCK)
 			m->put_off = m->unseen = true;
 	for (f = 0; f < run->map->nfields && m->put_off && m->first_contact; f++)
 		if (m->result[f].rule != RULE_CLOCK)
@@ -300,6 +299,20 @@ decide_lost(const Run *run, Member *m, int f)
 }
 
 /*
+ * Was it deleted in Firestore, by its status?  Then the document stays, though
+ * one that was deleted in Django would go.
+ */
+static bool
+stays_inactive(const Run *run, const Member *m)
+{
+	const BaseValue *base = &m->base[run->map->nfields - 1];
+
+	return m->tombstone != 0 && !decide_has_delete(m) && base->value != NULL &&
+		   base->origin == ORIGIN_FIRESTORE &&
+		   strcmp(base->value, canon_from_text("inactive")) == 0;
+}
+
+/*
  * The document becomes inactive, or goes.  Only the status is merged; what
  * else differs from the base is a remote edit that lost.
  */
@@ -309,6 +322,7 @@ decide_gone(const Run *run, Member *m)
 	int f = run->map->nfields - 1;
 	MergeInput *in = &m->inputs[f];
 	bool ours = m->known || decide_has_delete(m);
+	bool stays = stays_inactive(run, m);
 	int i;
 
 	if (!ours || m->doc->missing)
@@ -323,9 +337,9 @@ decide_gone(const Run *run, Member *m)
 	in->push_only = true;
 	m->local[f] = unconstify(char *, in->local);
 	m->result[f].stamp = in->local_stamp;
-	m->result[f].winner = ORIGIN_DJANGO;
+	m->result[f].winner = stays ? ORIGIN_FIRESTORE : ORIGIN_DJANGO;
 	m->result[f].action = MERGE_AGREE;
-	if (settings.on_local_delete == LOCAL_DELETE_DELETE ||
+	if ((settings.on_local_delete == LOCAL_DELETE_DELETE && !stays) ||
 		in->remote == NULL || strcmp(in->remote, in->local) != 0)
 		m->result[f].action = MERGE_PUSH;
 }
@@ -407,7 +421,8 @@ decide_rows(const Run *run, Member *m)
 
 		if (m->problem != NULL)
 			row->error = m->problem;
-		if (row->error != NULL || m->gone)
+		row->put_off = row->error == NULL && m->fate == FATE_WAIT;
+		if (row->error != NULL || row->put_off || m->gone)
 			continue;
 		row->put_off = waits(run, m, row->fields);
 		for (f = 0; f < run->map->nfields && row->error == NULL; f++)
@@ -430,10 +445,23 @@ static void
 decide_without_row(Run *run, Member *m)
 {
 	m->fate = remote_fate_of_gone(run, m);
-	if (m->fate == FATE_INSERT)
-		remote_insert(run, m);
-	else
-		decide_gone(run, m);
+	switch (m->fate)
+	{
+		case FATE_INSERT:
+			remote_insert(run, m);
+			break;
+		case FATE_WAIT:
+			put_off(run, m);
+			break;
+		case FATE_STRANGER:
+			break;
+		case FATE_NONE:
+		case FATE_AWAY:
+		case FATE_INACTIVE:
+		case FATE_ERASE:
+			decide_gone(run, m);
+			break;
+	}
 }
 
 static void
@@ -445,6 +473,11 @@ decide_with_row(Run *run, Member *m)
 	if (m->fate == FATE_ERASE)
 	{
 		remote_erase(run, m);
+		return;
+	}
+	if (m->fate == FATE_WAIT)
+	{
+		put_off(run, m);
 		return;
 	}
 	if (m->doc->missing)
@@ -504,9 +537,10 @@ decide_all(Run *run, Member *m)
 				 m->field_error[f] == NULL)
 			m->withheld = true;
 	}
-	if (m->fate == FATE_ERASE || m->fate == FATE_INSERT)
+	if (m->fate == FATE_ERASE || m->fate == FATE_INSERT ||
+		m->fate == FATE_STRANGER)
 	{
-		m->has_pull = run->opt.pull;
+		m->has_pull = run->opt.pull && m->fate != FATE_STRANGER;
 		m->has_push = false;
 		m->withheld = m->unseen = !run->opt.pull;
 	}

@@ -244,21 +244,6 @@ entries_last(const Member *m, int field, TimestampTz *stamp)
 	return latest == NULL ? NULL : latest->value;
 }
 
-bool
-entries_is_news(const Member *m, const Entry *entry)
-{
-	ListCell *lc;
-
-	foreach (lc, entry->parsed)
-	{
-		const EntryChange *change = lfirst(lc);
-
-		if (change->value != NULL && !is_echo(m, change))
-			return true;
-	}
-	return false;
-}
-
 /*
  * A value that a client only enqueued: the last that entries say, while the
  * document still equals the base and is older; or, where nobody but us has
@@ -375,6 +360,8 @@ is_put_off(const Member *m, const Entry *entry)
 {
 	ListCell *lc;
 
+	if (m->fate == FATE_WAIT)
+		return true;
 	foreach (lc, entry->parsed)
 	{
 		const EntryChange *change = lfirst(lc);

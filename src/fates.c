@@ -14,6 +14,7 @@
 #include "utils/json.h"
 
 #include "capture.h"
+#include "queue.h"
 #include "rows.h"
 #include "run.h"
 #include "settings.h"
@@ -51,15 +52,43 @@ fate_problem(const Member *m, const ErrorData *error)
 				 error->message, unpack_sql_state(error->sqlerrcode)));
 }
 
-/* Has the document still to be deactivated, or to go? */
+/* Has the document still to be deactivated, or to go?  Not one that is inactive. */
 static bool
 leaves_document(const Run *run, const Member *m)
 {
 	const char *status = m->remote[run->map->nfields - 1];
 
 	return !m->doc->missing &&
-		   (settings.on_local_delete == LOCAL_DELETE_DELETE ||
-			status == NULL || strcmp(status, "\"inactive\"") != 0);
+		   (status == NULL || strcmp(status, "\"inactive\"") != 0);
+}
+
+static bool
+was_read(const Member *m, const PendingRow *row)
+{
+	ListCell *lc;
+
+	foreach (lc, m->pending)
+		if (((PendingRow *) lfirst(lc))->id == row->id)
+			return true;
+	return false;
+}
+
+/*
+ * The rows that go are locked: has an edit of them been queued since the
+ * member was read?  Then it has another turn.
+ */
+static void
+see_queue(Run *run, Member *m)
+{
+	Member now = {.key = m->key};
+	Member *p = &now;
+	ListCell *lc;
+
+	queue_read_pending(run->map, &p, 1, CurrentMemoryContext);
+	foreach (lc, now.pending)
+		if (!was_read(m, lfirst(lc)))
+			ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+							errmsg("the member was edited meanwhile")));
 }
 
 static void
@@ -67,6 +96,8 @@ erase(Run *run, Member *m)
 {
 	int f;
 
+	rows_lock_linked(run->map, m);
+	see_queue(run, m);
 	capture_expect(m->key, CAPTURE_ROW, CAPTURE_DELETED);
 	for (f = 0; f < run->map->nfields; f++)
 		capture_expect(m->key, run->map->fields[f].name, CANON_NULL);
@@ -85,6 +116,21 @@ forget_decision(const Run *run, Member *m)
 	memset(m->result, 0, sizeof(MergeResult) * run->map->nfields);
 	entries_leave_open(m);
 	m->again = true;
+}
+
+/* What the document holds where only we write is seen: it is no conflict. */
+static void
+see_one_way(const Run *run, Member *m, int f)
+{
+	BaseValue *base = &m->base[f];
+
+	if (!run->map->fields[f].push_only || m->remote[f] == NULL ||
+		m->remote_missing[f])
+		return;
+	base->value = m->remote[f];
+	base->stamp = m->doc->update_time;
+	base->origin = ORIGIN_FIRESTORE;
+	base->dirty = true;
 }
 
 static bool
@@ -115,6 +161,8 @@ insert(Run *run, Member *m)
 	/* what was agreed on in an earlier life does not count */
 	store_forget_member(m->key);
 	memset(m->base, 0, sizeof(BaseValue) * run->map->nfields);
+	for (f = 0; f < run->map->nfields; f++)
+		see_one_way(run, m, f);
 	m->gone = false;
 	m->first_contact = false;
 	m->again = true; /* for what only we write to the document */

@@ -28,6 +28,7 @@ flight_note(const Run *run, Member *m)
 
 	note->run = run->id;
 	note->mark = psprintf("%s/%d", run->log_id, run->nwrites);
+	note->gone = m->gone && settings.on_local_delete == LOCAL_DELETE_DELETE;
 	note->has_pre = !m->doc->missing;
 	note->pre = m->doc->missing ? 0 : m->doc->update_time;
 	note->fields = palloc(sizeof(int) * run->map->nfields);

@@ -101,7 +101,11 @@ is_old(const Run *run, const Member *m, const Entry *entry)
 	return false;
 }
 
-/* Did anybody edit the member in Firestore after the entry, as far as known? */
+/*
+ * Did anybody edit the member in Firestore after the entry, as far as known?
+ * An entry that only repeats what was there counts as well: no row goes on a
+ * guess.
+ */
 static bool
 is_overtaken(const Run *run, const Member *m, const Entry *entry)
 {
@@ -114,8 +118,7 @@ is_overtaken(const Run *run, const Member *m, const Entry *entry)
 	{
 		const Entry *other = lfirst(lc);
 
-		if (entries_is_change(other) && other->stamp > entry->stamp &&
-			entries_is_news(m, other))
+		if (entries_is_change(other) && other->stamp > entry->stamp)
 			return true;
 	}
 	for (f = 0; f < status_field(run) && !m->doc->missing; f++)
@@ -126,6 +129,18 @@ is_overtaken(const Run *run, const Member *m, const Entry *entry)
 }
 
 /* ---- was it deleted, and when? ---- */
+
+/* Can it be our own deletion that came late, when the row was back? */
+static bool
+was_deleted_by_us(const Member *m)
+{
+	ListCell *lc;
+
+	foreach (lc, m->notes)
+		if (((FlightNote *) lfirst(lc))->gone)
+			return true;
+	return false;
+}
 
 /* Does the document say so, or that there is none?  Then with the time. */
 static bool
@@ -140,7 +155,7 @@ document_says(const Run *run, const Member *m, MergeStamp *when)
 		when->from =
 			m->doc_update_time != 0 ? m->doc_update_time : MIN_TIMESTAMP;
 		when->upto = Max(run->started_at, when->from + 1);
-		return m->away == 0;
+		return m->away == 0 && !was_deleted_by_us(m);
 	}
 	if (!is_inactive(m->remote[status]) || m->base[status].value == NULL ||
 		is_inactive(m->base[status].value))
@@ -202,6 +217,26 @@ django_is_later(const Run *run, const Member *m, MergeStamp when)
 	for (f = 0; f < status_field(run); f++)
 		if (differs(m->local[f], m->base[f].value) && !is_pending(m, f))
 			return true;
+	return false;
+}
+
+/* Would a time decide whether it is deleted, and the clocks do not agree? */
+static bool
+waits_for_clock(const Run *run, const Member *m, bool deleted)
+{
+	ListCell *lc;
+
+	if (!decide_clock_is_wrong(run) || !was_synced(run, m))
+		return false;
+	if (settings.on_remote_delete == REMOTE_DELETE_DELETE &&
+		last_entry(m, is_delete) != NULL)
+		return true;
+	foreach (lc, m->pending)
+		if (strcmp(((PendingRow *) lfirst(lc))->action, "delete") != 0)
+			return deleted &&
+				   (settings.on_remote_delete == REMOTE_DELETE_DELETE ||
+					(settings.on_remote_delete == REMOTE_DELETE_IGNORE &&
+					 m->doc->missing));
 	return false;
 }
 
@@ -268,6 +303,8 @@ remote_fate(const Run *run, Member *m)
 	Fate fate = FATE_NONE;
 	bool deleted = was_deleted(run, m, &m->when);
 
+	if (waits_for_clock(run, m, deleted))
+		return FATE_WAIT; /* its entries stay open */
 	if (settings.on_remote_delete != REMOTE_DELETE_RESTORE &&
 		is_accepted(run, m))
 		fate = FATE_INACTIVE;
@@ -361,18 +398,43 @@ may_be_ours(const Run *run, const Member *m)
 		   path_find(m->doc->fields, &run->sync_write) != NULL;
 }
 
-/* Was a member that is gone made again in Firestore, after its deletion? */
+/*
+ * Did others make the document, after the last that we know of a member that
+ * is gone?  By Firestore's clock alone.
+ */
 static bool
-is_reborn(const Run *run, const Member *m, const Entry *create)
+is_anothers(const Run *run, const Member *m)
 {
-	if (m->tombstone == 0 && !decide_has_delete(m))
+	return m->tombstone != 0 && !decide_has_delete(m) && !m->doc->missing &&
+		   m->doc->create_time > m->doc_update_time && !may_be_ours(run, m);
+}
+
+/*
+ * Is the entry a copy of a document that we wrote?  Such copies may come at
+ * any time; they have our mark.
+ */
+static bool
+is_copy_of_ours(const Run *run, const Entry *entry)
+{
+	return path_find(entry->changes, &run->sync_write) != NULL ||
+		   cJSON_GetObjectItemCaseSensitive(entry->changes,
+											run->sync_write.quoted) != NULL;
+}
+
+/* Does an entry make a member again that was deleted, if it is later? */
+static bool
+is_rebirth(const Run *run, const Member *m, const Entry *create)
+{
+	if (create == NULL || (m->tombstone == 0 && !decide_has_delete(m)))
 		return false; /* the row went unseen: that is not settled yet */
-	/* what others copied of our own writes may come at any time */
-	if (create != NULL && create->stamp > deleted_at(m) &&
-		entries_is_news(m, create))
-		return true;
-	return !m->doc->missing && !decide_has_delete(m) &&
-		   m->doc->create_time > m->tombstone && !may_be_ours(run, m);
+	return !is_copy_of_ours(run, create);
+}
+
+/* Is the member, which has no row, one that PostgreSQL knows? */
+static bool
+is_known(const Run *run, const Member *m)
+{
+	return (m->known || decide_has_delete(m)) && !is_anothers(run, m);
 }
 
 /* Why the member gets no row; NULL: it gets one. */
@@ -382,11 +444,10 @@ why_not_inserted(const Run *run, const Member *m)
 	const Entry *create = last_entry(m, is_create);
 	const Entry *change = last_entry(m, entries_is_change);
 	const Entry *delete = last_entry(m, is_delete);
-	bool ours = m->known || decide_has_delete(m);
 	TimestampTz written = m->doc->missing ? 0 : m->doc->update_time;
 	ListCell *lc;
 
-	if (settings.on_remote_create != REMOTE_CREATE_INSERT || !run->opt.pull)
+	if (settings.on_remote_create != REMOTE_CREATE_INSERT)
 		return "PostgreSQL does not know the member";
 	foreach (lc, m->notes)
 		if (!((FlightNote *) lfirst(lc))->dropped)
@@ -399,7 +460,8 @@ why_not_inserted(const Run *run, const Member *m)
 		written = Max(written, change->stamp);
 	if (delete != NULL && delete->stamp >= written)
 		return "an entry deletes it";
-	if (ours && !is_reborn(run, m, create))
+	if (is_known(run, m) &&
+		!(is_rebirth(run, m, create) && create->stamp > deleted_at(m)))
 		return "the member was deleted";
 	return NULL;
 }
@@ -408,9 +470,16 @@ Fate
 remote_fate_of_gone(const Run *run, Member *m)
 {
 	const char *why = why_not_inserted(run, m);
-	bool ours = m->known || decide_has_delete(m);
+	bool ours = is_known(run, m);
 	ListCell *lc;
 
+	if (settings.on_remote_create == REMOTE_CREATE_INSERT && ours &&
+		decide_clock_is_wrong(run) &&
+		is_rebirth(run, m, last_entry(m, is_create)))
+	{
+		entries_leave_open(m);
+		return FATE_WAIT;
+	}
 	if (!ours && !m->doc->missing)
 		m->stranger = why;
 	foreach (lc, m->entries)
@@ -423,7 +492,9 @@ remote_fate_of_gone(const Run *run, Member *m)
 		else
 			conclude(entry, ENTRY_FAILED, "member not found");
 	}
-	return why == NULL ? FATE_INSERT : FATE_NONE;
+	if (why == NULL)
+		return FATE_INSERT;
+	return is_anothers(run, m) ? FATE_STRANGER : FATE_NONE;
 }
 
 /* What a new member has in a field that only we write, for its entries. */

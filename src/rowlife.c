@@ -45,6 +45,39 @@ table_text(Oid relid)
 									  get_rel_name(relid));
 }
 
+/* Lock the rows of a table whose column is the member's id. */
+static void
+lock_in(const Mapping *map, const Member *m, const char *table,
+		const char *column)
+{
+	Oid types[] = {map->id_typid};
+	Datum values[] = {m->id};
+
+	sql_run(psprintf("SELECT FROM %s WHERE %s OPERATOR(pg_catalog.=) $1 "
+					 "FOR UPDATE",
+					 table, quote_identifier(column)),
+			1, types, values, NULL, false, 0);
+}
+
+void
+rows_lock_linked(const Mapping *map, const Member *m)
+{
+	SqlScope scope;
+	int i;
+
+	sql_enter(&scope, map->owner);
+	lock_in(map, m, map->member_table, map->id_column);
+	for (i = 0; i < map->nwatched; i++)
+	{
+		const Watched *w = &map->watched[i];
+
+		if (!w->is_member_table && w->link_attnum != 0)
+			lock_in(map, m, table_text(w->relid),
+					get_attname(w->relid, w->link_attnum, false));
+	}
+	sql_leave(&scope);
+}
+
 /*
  * The application's own triggers run as they do for the application: see
  * rows_write.
@@ -88,13 +121,13 @@ is_key_unique(const Mapping *map)
 	return sql_get_bool(0, 1);
 }
 
-/* How many rows have the key, in the filter or not? */
+/* How many rows have the key, in the filter or not, with a hyphen or not? */
 static int64
 count_rows(const Mapping *map, const Member *m)
 {
 	Oid types[] = {TEXTARRAYOID};
-	char *key = m->key;
-	Datum values[] = {sql_text_array(&key, 1)};
+	char *forms[] = {m->key, psprintf("%.6s-%s", m->key, m->key + 6)};
+	Datum values[] = {sql_text_array(forms, lengthof(forms))};
 
 	sql_run(psprintf("SELECT count(*) FROM %s WHERE %s = ANY ($1)",
 					 map->member_table, quote_identifier(map->key_column)),
@@ -250,8 +283,10 @@ rows_insert(const Mapping *map, Member *m, const int *fields, char **values,
 	if (m->nrows > 0)
 		return false;
 	if (rows > 0)
-		ereport(ERROR, (errcode(ERRCODE_UNIQUE_VIOLATION),
-						errmsg("a row outside the filter has the kennitala")));
+		ereport(ERROR,
+				(errcode(ERRCODE_UNIQUE_VIOLATION),
+				 errmsg("a row outside the filter, or with a hyphen, has "
+						"the kennitala")));
 	insert_row(map, m, fields, values, n);
 	rows_read(map, &m, 1, cxt);
 	if (m->nrows != 1)

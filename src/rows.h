@@ -37,6 +37,12 @@ extern bool rows_write(const Mapping *map, Member *m, const int *fields,
 					   char **values, int nfields);
 
 /*
+ * Lock the row of a member that was read, and those that rows_delete deletes
+ * with it, so that nobody edits them, or adds one with a foreign key.
+ */
+extern void rows_lock_linked(const Mapping *map, const Member *m);
+
+/*
  * Delete the row of a member that was read, and the rows that refer to it by
  * a link column of the mapping.  Throws PostgreSQL's error when it refuses, or
  * what else refers to the row; or when a trigger keeps the row.

@@ -57,7 +57,9 @@ typedef enum Fate
 	FATE_AWAY,	   /* its document may be away */
 	FATE_INACTIVE, /* its document may be inactive */
 	FATE_ERASE,	   /* its row goes */
-	FATE_INSERT	   /* it gets a row */
+	FATE_INSERT,   /* it gets a row */
+	FATE_STRANGER, /* it is gone, and its document another's: forgotten */
+	FATE_WAIT	   /* a time would decide, and a clock is wrong */
 } Fate;
 
 typedef struct Run
@@ -119,6 +121,7 @@ typedef struct FlightNote
 	char **values; /* canonical */
 	TimestampTz *stamps;
 	MergeOrigin *origins;
+	bool gone;	  /* the document was to be deleted */
 	bool dropped; /* settled, or overtaken */
 } FlightNote;
 
@@ -388,8 +391,6 @@ extern char *entries_enqueued(const Member *m, int field, TimestampTz *stamp);
 /* The last value that entries give a field, with its stamp; NULL: none. */
 extern char *entries_last(const Member *m, int field, TimestampTz *stamp);
 
-/* Does an entry say anything that we have not written ourselves? */
-extern bool entries_is_news(const Member *m, const Entry *entry);
 extern bool entries_is_change(const Entry *entry);
 extern bool entries_failed_on(const Member *m, int field);
 extern void entries_conclude(const Mapping *map, Member *m);
@@ -440,6 +441,9 @@ extern void decide_member(Run *run, Member *m);
 extern bool decide_writes(const Run *run, const Member *m, int field);
 extern void decide_rows(const Run *run, Member *m);
 extern bool decide_has_delete(const Member *m);
+
+/* Is what our clock says of a time not to be compared with Firestore's? */
+extern bool decide_clock_is_wrong(const Run *run);
 extern List *decide_conflicts(const Run *run, const Member *m);
 
 /* ---- apply.c ---- */

@@ -143,6 +143,7 @@ new_note(Member *m, int i, int nfields, MemoryContext cxt)
 	note->run = sql_get_int8(i, 3);
 	note->mark = sql_get_text(i, 10, cxt);
 	note->at = sql_get_int8(i, 8) - UNIX_EPOCH_USECS;
+	note->gone = sql_get_bool(i, 11);
 	note->pre = sql_get_int8(i, 4);
 	note->has_pre = note->pre != 0;
 	if (note->has_pre)
@@ -172,7 +173,8 @@ read_notes(const Mapping *map, Member **members, int n, Datum keys,
 		&scope,
 		"SELECT k.n, e.n, (e.note->>'run')::int8, (e.note->>'pre')::int8, "
 		"f.key, (f.value->0)::text, (f.value->>1)::int8, "
-		"(e.note->>'at')::int8, f.value->>2, e.note->>'mark' "
+		"(e.note->>'at')::int8, f.value->>2, e.note->>'mark', "
+		"e.note ? 'gone' "
 		"FROM unnest($1) WITH ORDINALITY k(key, n) "
 		"JOIN ekksync.member m ON m.key = k.key AND m.in_flight <> '[]', "
 		"jsonb_array_elements(m.in_flight) WITH ORDINALITY e(note, n), "
@@ -355,7 +357,8 @@ notes_json(const Mapping *map, const Member *m)
 			appendStringInfo(&buf, INT64_FORMAT, note->pre + UNIX_EPOCH_USECS);
 		else
 			appendStringInfoString(&buf, "null");
-		appendStringInfoString(&buf, ",\"fields\":{");
+		appendStringInfo(&buf, "%s,\"fields\":{",
+						 note->gone ? ",\"gone\":true" : "");
 		for (i = 0; i < note->nvalues; i++)
 		{
 			if (i > 0)

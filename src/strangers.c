@@ -81,6 +81,8 @@ store_strangers(Run *run, Member **members, int n)
 		count += stays;
 		keys[i] = m->key;
 		times[i] = stays ? m->doc->update_time : 0;
+		if (m->fate == FATE_STRANGER)
+			store_forget_member(m->key);
 		problems[i] = stays ? unconstify(char *, m->stranger) : NULL;
 	}
 	values[0] = sql_text_array(keys, n);

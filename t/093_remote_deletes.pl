@@ -10,6 +10,7 @@ use warnings;
 use utf8;
 use Test::More;
 use EkkSync qw(timestamp true);
+use FaultProxy;
 use Session;
 
 my $db = EkkSync->new(conf => "ekksync.max_delete_percent = 100\nekksync.max_retries = 1\nlog_statement = 'none'");
@@ -423,6 +424,76 @@ for my $step (qw(in_rows in_record applied sent in_settle))
 	is(outcome($id), 'synced: applied', '... and closes the entry');
 	is(pending(), '', '... and nothing is queued');
 	quiet("an end at $step");
+}
+
+# ------------------------------------------------------- in doubt, nothing goes
+
+setting(on_remote_delete => 'delete');
+{
+	# what only repeats an older value may be a late echo, or an edit
+	my ($key) = new_members(1);
+	$db->profile_edit($key, name => 'Nýrra');
+	run_ok('0 1 0 0', 'an edit');
+	my $delete = delete_entry($key);
+	my $later = $db->queue_entry(docId => $key, changes => { 'profile.name' => "Félagi $key" });
+	run_ok('0 0 0 0', 'an entry after one that deletes');
+	is(state_of($key), 'row, active', 'a later entry keeps the member, though it says nothing new');
+	is(outcome($delete), 'synced: superseded', '... and supersedes the one that deletes');
+
+	# an edit of rows that go along, when the member's are locked
+	my ($linked) = new_members(1);
+	$db->delete_doc($linked);
+	my $id = id_of($linked);
+	run_stopped('in_lock', sub { $db->sql("DELETE FROM membership_unionmembership WHERE comrade_id = $id") });
+	is(state_of($linked) . ': ' . related($id), 'row, active: contactinfo', 'an edit of a row that refers to it keeps the member');
+	quiet('an edit of a row that refers to it');
+
+	# the status alone, where a deletion in Django takes the document with it
+	setting(on_local_delete => 'delete');
+	my ($inactive, $local) = new_members(2);
+	deactivate($inactive);
+	run_ok('0 1 0 0', 'inactive, with on_local_delete');
+	is(state_of($inactive), 'no row, inactive', 'a document that others made inactive stays');
+	$db->patch_doc($inactive, { notes => 'annarra', updated_at => timestamp() });
+	quiet('inactive, with on_local_delete');
+	is($db->doc($inactive)->{notes}, 'annarra', '... with what others write to it');
+	$id = id_of($local);
+	$db->sql("DELETE FROM membership_$_ WHERE comrade_id = $id") for qw(contactinfo unionmembership);
+	$db->sql("DELETE FROM membership_comrade WHERE id = $id");
+	run_ok('1 0 0 0', 'deleted in Django');
+	is(state_of($local), 'no row, no document', '... one that was deleted in Django goes');
+	setting(on_local_delete => 'deactivate');
+}
+
+# ------------------------------------------------- our own deletion comes late
+
+{
+	my $proxy = FaultProxy->new(to => $db->host);
+	$proxy->start;
+	$db->use_host($proxy->host);
+	setting(on_local_delete => 'delete', max_retries => 0);
+	for my $mode (qw(delete ignore))
+	{
+		my $key = sprintf '0101%06d', ++$serial;
+		my $insert = "INSERT INTO membership_comrade (id, name, ssn, date_joined) VALUES (" . (7000 + $serial) . ", 'Félagi', '$key', '2020-01-01')";
+		setting(on_remote_delete => $mode);
+		$db->sql($insert);
+		run_ok('1 0 0 0', 'a new member');
+		$db->sql("DELETE FROM membership_comrade WHERE ssn = '$key'");
+		$proxy->start(
+			{ fault => 'answer', verb => 'commit', match => qr{/documents/members/}, status => 400, error => 'FAILED_PRECONDITION' },
+			{ fault => 'late', verb => 'batchWrite', match => qr{/documents/members/}, drop => 1 });
+		$db->run;
+		$proxy->start;
+		is(state_of($key), 'no row, active', "$mode: a deletion of ours is late");
+		$db->sql($insert);
+		run_ok('0 0 0 0', 'the row is back, as it was');
+		is($proxy->release->{status}, 200, '... and then the deletion comes');
+		is(state_of($key), 'row, no document', '... to the document');
+		run_ok('1 0 0 0', 'after the late deletion');
+		is(state_of($key), 'row, active', '... which is not taken for one of others');
+		quiet('a late deletion');
+	}
 }
 
 done_testing();

@@ -386,6 +386,84 @@ for my $step (qw(in_rows in_record applied sent in_settle))
 	quiet('set active');
 }
 
+# ------------------------------------------------------------ registered again
+
+# Others make a member's document anew, after both sides have dropped it.
+sub register
+{
+	my ($key, $doc) = @_;
+	$db->delete_doc($key);
+	$db->set_doc($key, $doc);
+	return;
+}
+
+{
+	my ($pushed, $same, $entered, $foreign) = map { next_key() } 1 .. 4;
+	my %doc = map { ($_ => $db->doc($_)) } $same, $entered;
+	delete $_->{metadata} for values %doc;
+	remove($_) for $pushed, $same, $foreign;
+	run_ok('3 0 0 0', 'deleted');
+
+	# nobody but a run that inserts decides about it
+	register($pushed, new_doc($pushed));
+	run_ok('0 0 0 0', 'to Firestore alone', direction => 'to_firestore');
+	is_deeply([ $db->doc($pushed)->{membership}{status}, $db->doc($pushed)->{notes} ], [ 'active', 'annarra' ], 'a run to Firestore leaves a document that was made anew');
+	run_ok('1 1 0 0', 'both ways');
+	is(row_of($pushed)->{name}, "Ný $pushed", '... for one that inserts');
+
+	# what only we write
+	my $other = new_doc($foreign);
+	$other->{metadata} = { django_id => 999999 };
+	register($foreign, $other);
+	run_ok('1 1 0 0', 'an id of another time');
+	is($db->doc($foreign)->{metadata}{django_id}, $db->sql("SELECT id FROM membership_comrade WHERE ssn = '$foreign'"), 'what only we write is written');
+	is($db->sql("SELECT count(*) FROM ekksync_conflicts WHERE member = '$foreign'"), 0, '... and is no conflict');
+
+	# an entry alone, with the values that were there
+	setting(on_local_delete => 'delete');
+	remove($entered);
+	run_ok('1 0 0 0', 'deleted, with its document');
+	my $entry = create_entry($entered, $doc{$entered});
+	run_ok('1 1 0 0', 'a creation of what was there');
+	is(row_of($entered)->{name}, $doc{$entered}{profile}{name}, 'one who is created with the same values is inserted');
+	quiet('a creation of what was there');
+
+	# rejected: a stranger
+	setting(on_remote_create => 'reject');
+	$doc{$same}{notes} = 'annarra';
+	$doc{$same}{updated_at} = timestamp();
+	for my $policy (qw(delete deactivate))
+	{
+		setting(on_local_delete => $policy);
+		register($same, $doc{$same});
+		run_ok('0 0 0 0', "registered again, $policy");
+		is_deeply($db->doc($same)->{notes}, 'annarra', "$policy: a document that was made anew is left alone");
+		is($db->doc($same)->{membership}{status}, 'active', '... and active');
+		is(strangers()->{$same}, 'PostgreSQL does not know the member', '... and visible');
+		days_ago(8);
+		quiet('registered again, and a full scan');
+		is(strangers()->{$same}, 'PostgreSQL does not know the member', '... and stays so');
+	}
+	setting(on_remote_create => 'insert');
+	run_ok('1 1 0 0', 'insert again');
+	is(row_of($same)->{name}, $doc{$same}{profile}{name}, '... until it may be inserted');
+
+	# a key that PostgreSQL has in another form
+	my $key = stranger();
+	my $hyphen = substr($key, 0, 6) . '-' . substr($key, 6);
+	$db->sql("ALTER TABLE membership_comrade ALTER ssn TYPE varchar(20); INSERT INTO membership_comrade (name, ssn, date_joined) VALUES ('Með striki', '$hyphen', now())");
+	$db->run;
+	$db->set_doc($key, new_doc($key));
+	$db->run;
+	like(strangers()->{$key}, qr/^the member could not be inserted: .*has the kennitala \(SQLSTATE 23505\)$/, 'a row with a hyphen keeps a second one out');
+	is($db->sql("SELECT count(*) FROM membership_comrade WHERE ssn IN ('$key', '$hyphen')"), 1, '... which has the same kennitala');
+	$db->sql("DELETE FROM membership_comrade WHERE ssn = '$hyphen'");
+	$db->delete_doc($key);
+	days_ago(8);
+	$db->run;
+	$db->admin_sql("DELETE FROM membership_membersyncqueue WHERE sync_status = 'failed'");
+}
+
 # --------------------------------------------------------- collecting tombstones
 
 sub tombstones { return $db->admin_sql('SELECT count(*) FROM ekksync.member WHERE tombstone IS NOT NULL'); }
@@ -455,7 +533,7 @@ sub tombstones { return $db->admin_sql('SELECT count(*) FROM ekksync.member WHER
 	is($filtered->sql('SELECT problem FROM ekksync_strangers'), 'the member could not be inserted: the row does not pass the filter (SQLSTATE 23514)', '... and that is visible');
 	$filtered->sql("INSERT INTO membership_comrade (name, ssn, date_joined) VALUES ('Utan', '$out', now())");
 	$run = $filtered->run(only => [$out]);
-	is($filtered->sql('SELECT problem FROM ekksync_strangers'), 'the member could not be inserted: a row outside the filter has the kennitala (SQLSTATE 23505)', 'nor is one that has a row outside of it');
+	is($filtered->sql('SELECT problem FROM ekksync_strangers'), 'the member could not be inserted: a row outside the filter, or with a hyphen, has the kennitala (SQLSTATE 23505)', 'nor is one that has a row outside of it');
 	is($filtered->sql("SELECT count(*) FROM membership_comrade WHERE ssn = '$out'"), 1, '... which stays the only one');
 }
 

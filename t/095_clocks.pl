@@ -224,4 +224,49 @@ is(names($key[20]), 'Skjal, Skjal', 'then the newest wins');
 is($db->sql("SELECT housing_situation FROM membership_comrade WHERE ssn = '$key[20]'"), 2, '... and what was missing is filled');
 run_ok('0 0 0 0', 'quiet');
 
+# ------------------------------------------- members that Firestore deleted
+
+# No row goes, and nobody comes back, by a time that may be wrong.
+$db->admin_sql("ALTER DATABASE socialism SET ekksync.$_") for "scan = 'full'", "on_remote_create = 'insert'", 'max_delete_percent = 100';
+sub there { my ($key) = @_; return $db->sql("SELECT count(*) FROM membership_comrade WHERE ssn = '$key'") . ($db->doc($key) ? ' row, document' : ' row, no document'); }
+sub remove
+{
+	my ($key) = @_;
+	my $id = $db->sql("SELECT id FROM membership_comrade WHERE ssn = '$key'");
+	$db->sql(join ';', (map { "DELETE FROM membership_$_ WHERE comrade_id = $id" }
+			qw(contactinfo comrade_emails unionmembership comradetitle newlocaladdress)), "DELETE FROM membership_comrade WHERE id = $id");
+	return;
+}
+$db->run;
+run_ok('0 0 0 0', 'quiet');
+
+my ($edited, $named, $away, $born) = @key[ 24 .. 27 ];
+remove($born);
+$db->admin_sql("ALTER DATABASE socialism SET ekksync.on_local_delete = 'delete'");
+run_ok('1 0 0 0', 'deleted');
+set_clock(-$ahead);
+$db->admin_sql("ALTER DATABASE socialism SET ekksync.on_remote_delete = 'delete'");
+$db->delete_doc($edited);
+set_name($edited, 'Breytt eftir eyðingu');
+my $delete = $db->queue_entry(docId => $named, action => 'delete');
+my $create = $db->queue_entry(docId => $born, action => 'create', changes => { 'profile.name' => 'Aftur', 'membership.date_joined' => timestamp('2021-01-01T00:00:00Z') });
+run_ok('0 0 0 0', 'clock behind');
+is(there($edited), '1 row, no document', 'a row that was edited, and whose document is gone, stays');
+is(pending($edited), 1, '... and its queue row waits');
+is(there($named), '1 row, document', 'an entry does not delete');
+is(there($born), '0 row, no document', '... nor create one that was deleted');
+is($db->entry($_)->{sync_status}, 'pending', '... and waits') for $delete, $create;
+$db->admin_sql("ALTER DATABASE socialism SET ekksync.on_remote_delete = 'ignore'");
+$db->delete_doc($away);
+set_name($away, 'Breytt eftir eyðingu');
+$db->run;
+is(there($away), '1 row, no document', 'nor is it said which edit was later when it is ignored');
+is(pending($away), 1, '... its queue row waits');
+$db->admin_sql("ALTER DATABASE socialism SET ekksync.on_remote_delete = 'delete'");
+set_clock(0);
+set_name($_, 'Breytt með réttri klukku') for $edited, $away;
+$db->run;
+is(there($_), '1 row, document', 'with the clock right again the times decide: the edit was later') for $edited, $away;
+is(there($born), '1 row, document', '... and the creation');
+
 done_testing();

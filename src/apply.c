@@ -97,7 +97,6 @@ recheck(Run *run, Member **members, int n)
 	for (i = 0; i < n; i++)
 		before[i] = *members[i];
 	read_again(run, members, n);
-	store_recheck(members, n);
 	run_tell_time(run);
 	old = MemoryContextSwitchTo(run->page_cxt);
 	for (i = 0; i < n; i++)
@@ -272,20 +271,47 @@ record_member(Run *run, Member *m)
 	}
 }
 
-/* Lock those that get values; returns how many of n can be worked on, first. */
+/* Does a field of the member wait for a person? */
+static bool
+is_held(const Run *run, const Member *m)
+{
+	int f;
+
+	for (f = 0; f < run->map->nfields; f++)
+		if (m->result[f].action == MERGE_HOLD)
+			return true;
+	return false;
+}
+
+/*
+ * Lock those that get values; and of those, and of whom something is held, see
+ * whether a person has decided meanwhile.  Returns how many of n can be worked
+ * on, first.
+ */
 static int
 lock_members(Run *run, Member **members, int n)
 {
 	Member **pulls = palloc(sizeof(Member *) * (n + 1));
+	Member **seen = palloc(sizeof(Member *) * (n + 1));
+	bool *pull = palloc(sizeof(bool) * (n + 1));
 	int npulls = 0;
+	int nseen = 0;
 	int kept = 0;
 	int i;
 
 	for (i = 0; i < n; i++)
-		if (members[i]->has_pull && members[i]->fate != FATE_INSERT)
+	{
+		pull[i] = members[i]->has_pull && members[i]->fate != FATE_INSERT;
+		if (pull[i])
 			pulls[npulls++] = members[i];
+	}
 	if (npulls > 0)
 		recheck(run, pulls, npulls);
+	for (i = 0; i < n; i++)
+		if (pull[i] || is_held(run, members[i]))
+			seen[nseen++] = members[i];
+	if (nseen > 0)
+		store_recheck(seen, nseen);
 	for (i = 0; i < n; i++)
 		if (!members[i]->again)
 			members[kept++] = members[i];

@@ -6,6 +6,8 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/json.h"
 
 #include "edit.h"
@@ -27,6 +29,25 @@ edit_mapping(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the mapping cannot be used: %s", map->problem)));
 	return map;
+}
+
+void
+edit_require_role(const Mapping *map, const char *function)
+{
+	const char *role = GetUserNameFromId(map->owner, false);
+
+	if (has_privs_of_role(GetUserId(), map->owner))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied to call %s()", function),
+			 errdetail("Only roles with privileges of the \"%s\" role, as "
+					   "which it writes, may call it.",
+					   role),
+			 errhint("Grant membership in role \"%s\", or call it through a "
+					 "function of that role that says SECURITY DEFINER and "
+					 "sets search_path.",
+					 role)));
 }
 
 /* As a Firestore Value of its own type, it is read as the field's codec does. */

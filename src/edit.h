@@ -12,6 +12,12 @@
 extern const Mapping *edit_mapping(void);
 
 /*
+ * Error 42501 unless the caller has the privileges of the role that rows are
+ * written as: triggers run with them.  function: its name, for the message.
+ */
+extern void edit_require_role(const Mapping *map, const char *function);
+
+/*
  * The canonical form of a JSON value, as it stands in a conflict or as a
  * document would have it, if the field can take it; palloc'd.  NULL with *err
  * (which may be NULL).

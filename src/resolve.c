@@ -148,7 +148,11 @@ same_value(const char *a, const char *b)
 
 /* ---- carrying it out ---- */
 
-/* Set the row's value, and see to it that the queue names the field. */
+/*
+ * Set the row's value, and see to it that the queue names the field.  Where
+ * the row stays as it is no queue row is left: its time would be that of an
+ * edit.  That the member is due brings the next run to it.
+ */
 static void
 write_row(Resolve *r, char *value)
 {
@@ -173,15 +177,41 @@ remote_base(const Resolve *r, const char *wanted)
 	return choices[i];
 }
 
+/*
+ * Firestore's value is chosen over the one that the conflict shows.  What the
+ * row holds by now, if it is neither of them, nobody has seen.
+ */
+static bool
+is_seen(const Resolve *r, const char *wanted)
+{
+	const char *present = r->member.local[r->f];
+
+	return same_value(present, r->c.django_value) ||
+		   same_value(present, wanted);
+}
+
+static void
+require_seen(const Resolve *r, const char *wanted)
+{
+	if (is_seen(r, wanted))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("conflict " INT64_FORMAT " is out of date", r->c.id),
+			 errdetail("Field \"%s\" has been changed in Django since.",
+					   r->field->name),
+			 errhint(
+				 "Look at the member's conflicts again after the next run, "
+				 "or use take => 'django'.")));
+}
+
 /* The next run is to see a field that Firestore alone has changed. */
 static const char *
 take_firestore(Resolve *r)
 {
 	require_writable(r);
-	trail_set_base(r->c.key, r->c.field,
-				   r->c.django_value ? r->c.django_value : CANON_NULL,
+	trail_set_base(r->c.key, r->c.field, r->member.local[r->f],
 				   r->c.django_time, ORIGIN_DJANGO);
-	edit_announce(r->map, &r->member, r->f, r->member.local[r->f]);
 	return "the next run takes Firestore's value";
 }
 
@@ -202,7 +232,6 @@ take_django(Resolve *r, char *wanted)
 				   r->c.firestore_time, ORIGIN_FIRESTORE);
 	if (edited)
 		return "the row has the value now; the next run sends it";
-	edit_announce(r->map, &r->member, r->f, present);
 	return "the next run sends Django's value";
 }
 
@@ -216,9 +245,11 @@ resolve_held(Resolve *r)
 		wanted = require_value(r, remote);
 	else if (r->take == TAKE_VALUE)
 		wanted = require_value(r, r->value);
+	if (r->take == TAKE_FIRESTORE)
+		require_seen(r, wanted);
 	queue_release(r->map, r->c.key, r->c.field);
 	if (r->take == TAKE_FIRESTORE ||
-		(wanted != NULL && remote != NULL &&
+		(wanted != NULL && remote != NULL && is_seen(r, wanted) &&
 		 same_value(wanted, edit_value(r->field, remote, NULL))))
 		return take_firestore(r);
 	return take_django(r, wanted);
@@ -275,6 +306,7 @@ ekksync_resolve(PG_FUNCTION_ARGS)
 						errhint("See the view ekksync_conflicts.")));
 	get_take(fcinfo, &r);
 	r.map = edit_mapping();
+	edit_require_role(r.map, "ekksync_resolve");
 	read_conflict(&r, PG_GETARG_INT64(0), false);
 	r.f = mapping_find(r.map, r.c.field);
 	m->key = r.c.key;

@@ -10,8 +10,10 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
 #include "utils/json.h"
 
 #include "scope.h"
@@ -241,23 +243,24 @@ store_read_members(const Mapping *map, Member **members, int n, bool anew,
 void
 store_recheck(Member **members, int n)
 {
-	Oid types[] = {TEXTARRAYOID, TEXTARRAYOID};
-	char **versions = palloc(sizeof(char *) * (n + 1));
-	Datum values[2];
+	Oid types[] = {TEXTARRAYOID};
+	Datum values[] = {member_keys(members, n)};
 	SqlScope scope;
 	uint64 i;
 
-	for (i = 0; i < (uint64) n; i++)
-		versions[i] = members[i]->version;
-	values[0] = member_keys(members, n);
-	values[1] = sql_text_array(versions, n);
 	store_sql(&scope,
-			  "SELECT k.n FROM unnest($1, $2) WITH ORDINALITY "
-			  "k(key, version, n) JOIN ekksync.member m ON m.key = k.key "
-			  "WHERE m.xmin::text <> k.version",
-			  2, types, values, NULL);
+			  "SELECT k.n, m.xmin FROM unnest($1) WITH ORDINALITY k(key, n) "
+			  "JOIN ekksync.member m ON m.key = k.key "
+			  "FOR NO KEY UPDATE OF m",
+			  1, types, values, NULL);
 	for (i = 0; i < SPI_processed; i++)
-		find_member(members, n, (int) sql_get_int8(i, 1))->again = true;
+	{
+		Member *m = find_member(members, n, (int) sql_get_int8(i, 1));
+		char *version = sql_get_text(i, 2, CurrentMemoryContext);
+
+		if (m->version == NULL || strcmp(m->version, version) != 0)
+			m->again = true;
+	}
 	sql_leave(&scope);
 }
 
@@ -375,17 +378,45 @@ notes_json(const Mapping *map, const Member *m)
 	return buf.data;
 }
 
+/* The versions of members as read, as a JSON object by key. */
+static char *
+versions_json(Member **members, int n)
+{
+	StringInfoData buf;
+	int i;
+
+	initStringInfo(&buf);
+	for (i = 0; i < n; i++)
+	{
+		if (members[i]->version == NULL)
+			continue;
+		appendStringInfoChar(&buf, buf.len == 0 ? '{' : ',');
+		escape_json(&buf, members[i]->key);
+		appendStringInfo(&buf, ":\"%s\"", members[i]->version);
+	}
+	appendStringInfoString(&buf, buf.len == 0 ? "{}" : "}");
+	return buf.data;
+}
+
 /*
  * Write members back: changed base values, notes, document time, tombstone.
  * A member stays due when it is to be looked at again (m->withheld, m->unseen
- * or m->again) or while notes of writes in flight remain.
+ * or m->again), while notes of writes in flight remain, or when others have
+ * made it due since it was read: a person has decided.
  */
 void
 store_write_members(Run *run, Member **members, int n)
 {
-	Oid types[] = {TEXTARRAYOID,		JSONBARRAYOID,		 JSONBARRAYOID,
-				   TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, BOOLARRAYOID,
-				   BOOLARRAYOID,		TIMESTAMPTZARRAYOID, INT8OID};
+	Oid types[] = {TEXTARRAYOID,
+				   JSONBARRAYOID,
+				   JSONBARRAYOID,
+				   TIMESTAMPTZARRAYOID,
+				   TIMESTAMPTZARRAYOID,
+				   BOOLARRAYOID,
+				   BOOLARRAYOID,
+				   TIMESTAMPTZARRAYOID,
+				   INT8OID,
+				   JSONBOID};
 	char **base = palloc(sizeof(char *) * (n + 1));
 	char **notes = palloc(sizeof(char *) * (n + 1));
 	TimestampTz *times = palloc(sizeof(TimestampTz) * (n + 1));
@@ -393,11 +424,15 @@ store_write_members(Run *run, Member **members, int n)
 	TimestampTz *away = palloc(sizeof(TimestampTz) * (n + 1));
 	bool *due = palloc(sizeof(bool) * (n + 1));
 	bool *first = palloc(sizeof(bool) * (n + 1));
-	Datum values[9];
+	Datum values[10];
 	char **keys = palloc(sizeof(char *) * (n + 1));
+	char *version = psprintf("%u", GetCurrentTransactionId());
 	int kept = 0;
 	int i;
 
+	values[9] =
+		DirectFunctionCall1(jsonb_in,
+							CStringGetDatum(versions_json(members, n)));
 	for (i = 0; i < n; i++)
 	{
 		Member *m = members[i];
@@ -407,6 +442,7 @@ store_write_members(Run *run, Member **members, int n)
 			(m->problem != NULL || (m->gone && m->pending == NIL)))
 			continue;
 		keys[kept] = m->key;
+		m->version = MemoryContextStrdup(run->page_cxt, version);
 		base[kept] = base_json(run->map, m);
 		notes[kept] = notes_json(run->map, m);
 		times[kept] = m->doc_update_time;
@@ -435,10 +471,12 @@ store_write_members(Run *run, Member **members, int n)
 				   "base = m.base || excluded.base, "
 				   "in_flight = excluded.in_flight, "
 				   "doc_update_time = excluded.doc_update_time, "
-				   "tombstone = excluded.tombstone, due = excluded.due, "
+				   "tombstone = excluded.tombstone, "
+				   "due = excluded.due OR (m.due "
+				   "AND m.xmin::text IS DISTINCT FROM $10 ->> m.key), "
 				   "first_contact = excluded.first_contact, "
 				   "away = excluded.away, last_run = excluded.last_run",
-				   9, types, values, NULL);
+				   10, types, values, NULL);
 }
 
 /* ---- queue rows settled by hand ---- */

@@ -114,7 +114,8 @@ extern void store_read_members(const Mapping *map, Member **members, int n,
 							   bool anew, MemoryContext cxt);
 /*
  * Set "again" of those whose record has been written by others since it was
- * read: a person has decided.  Only while their rows are locked is this final.
+ * read: a person has decided.  Locks the records: nobody decides after that
+ * until the transaction ends.
  */
 extern void store_recheck(Member **members, int n);
 extern void store_read_pushed(const Mapping *map, Member **members, int n,

@@ -266,13 +266,27 @@ undo_member(const Undo *undo, UndoMember *um)
 		edit_write(undo->map, &um->member, fields, values, n);
 }
 
-/* The page that undo->page is, in a subtransaction; constraints too. */
+/*
+ * What the caller's transaction has left to its commit is checked now, as the
+ * role that the commit would do it as, and is no member's fault.  From here on
+ * nothing is deferred: what a row refuses is known when it is written.
+ */
+static void
+check_deferred(void)
+{
+	SqlScope scope;
+
+	sql_enter_bare(&scope, GetOuterUserId());
+	SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
+	sql_leave(&scope);
+}
+
+/* The page that undo->page is, in a subtransaction. */
 static void
 undo_work(void *arg)
 {
 	Undo *undo = arg;
 	Member **members = palloc(sizeof(Member *) * undo->npage);
-	SqlScope scope;
 	int i;
 
 	for (i = 0; i < undo->npage; i++)
@@ -280,11 +294,6 @@ undo_work(void *arg)
 	edit_read(undo->map, members, undo->npage, !undo->dry_run);
 	for (i = 0; i < undo->npage; i++)
 		undo_member(undo, &undo->page[i]);
-	if (undo->dry_run)
-		return;
-	sql_enter_bare(&scope, undo->map->owner);
-	SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
-	sql_leave(&scope);
 }
 
 /* Nothing of the member is taken back. */
@@ -385,11 +394,14 @@ ekksync_undo(PG_FUNCTION_ARGS)
 		PreventCommandIfReadOnly("ekksync_undo()");
 	store = srf_begin(fcinfo, &desc);
 	undo.map = edit_mapping();
+	edit_require_role(undo.map, "ekksync_undo");
 	if (sync_is_running())
 		run_in_progress();
 	check_run(PG_GETARG_INT64(0));
 	read_changes(&undo, PG_GETARG_INT64(0));
 	read_all_documents(&undo);
+	if (!undo.dry_run)
+		check_deferred();
 	if (!undo.dry_run && !sync_lock_xact())
 		run_in_progress();
 	for (done = 0; done < undo.n; done += UNDO_PAGE)

@@ -219,7 +219,7 @@ for my $field (qw(name facebook))
 	($key, $id, $n) = hold('name');
 	console_edit($key, 'name', "óséð $n");
 	resolve($id, "take => 'django'");
-	run_ok('0 0 1 2', 'Firestore edited, Django taken');
+	run_ok('0 0 1 1', 'Firestore edited, Django taken');
 	is_deeply([ map { [ @$_[1 .. 3] ] } open_conflicts($key) ], [ [ 'name', "django $n", "óséð $n" ] ],
 		'an edit of the other side that nobody has seen is a new conflict');
 	resolve(open_id($key), "take => 'django'");
@@ -228,8 +228,8 @@ for my $field (qw(name facebook))
 
 	($key, $id, $n) = hold('name');
 	set_field($key, 'name', "óséð $n");
-	resolve($id, "take => 'firestore'");
-	run_ok('0 0 1 3', 'Django edited, Firestore taken');
+	refused("SELECT ekksync_resolve($id, take => 'firestore')", '55000', "conflict $id is out of date.*\"name\".*HINT", 'Django edited, Firestore taken');
+	run_ok('0 0 1 1', 'Django edited, Firestore taken');
 	is_deeply([ map { [ @$_[1 .. 3] ] } open_conflicts($key) ], [ [ 'name', "óséð $n", "firestore $n" ] ], '... in Django likewise');
 	resolve(open_id($key), "take => 'firestore'");
 	run_ok('0 1 0 0', 'seen there');
@@ -243,6 +243,41 @@ for my $field (qw(name facebook))
 	resolve(open_id($key), "take => 'firestore'");
 	run_ok('0 1 0 0', 'seen at last');
 	settled($key, 'name', "óséð $n", 'seen at last');
+
+	($key, $id, $n) = hold('name');
+	set_field($key, 'name', "firestore $n");
+	is(resolve($id, "take => 'firestore'"), "the next run takes Firestore's value", 'Django edited to what is taken');
+	console_edit($key, 'name', "nýrra $n");
+	run_ok('0 1 0 0', 'Django edited to what is taken');
+	settled($key, 'name', "nýrra $n", 'Django edited to what is taken');
+
+	($key, $id, $n) = hold('name');
+	set_field($key, 'name', "óséð $n");
+	is(resolve($id, qq(value => '"firestore $n"')), 'the row has the value now; the next run sends it', 'Django edited, Firestore\'s value by name');
+	run_ok('0 0 0 0', 'by name');
+	settled($key, 'name', "firestore $n", 'by name');
+}
+
+# Where the later edit wins, deciding is no edit, and none is lost to it unsaid.
+for my $take (qw(django firestore))
+{
+	my $key = next_key();
+	my $n = ++$serial;
+	set_field($key, 'email', "upphaf $n");
+	$db->run;
+	$db->sql("ALTER TABLE membership_contactinfo ADD CONSTRAINT no_ban CHECK (email NOT LIKE 'bann%') NOT VALID");
+	console_edit($key, 'email', "bann $n");
+	$db->run;
+	my $id = open_id($key);
+	$db->sql('ALTER TABLE membership_contactinfo DROP CONSTRAINT no_ban');
+	set_field($key, 'email', "django $n");
+	$db->profile_edit($key, email => "firestore $n");
+	my $rows = $db->sql('SELECT count(*) FROM membership_membersyncqueue');
+	refused("SELECT ekksync_resolve($id, take => 'firestore')", '55000', "conflict $id is out of date.*\"email\"", 'Firestore, whatever Django has now') if $take eq 'firestore';
+	is(resolve($id, "take => 'django'"), "the next run sends Django's value", 'Django, whatever Firestore has now') if $take eq 'django';
+	is($db->sql('SELECT count(*) FROM membership_membersyncqueue'), $rows, '... which leaves no edit in the queue');
+	run_ok('0 1 1 0', "both edited, $take taken");
+	settled($key, 'email', "firestore $n", "the later edit wins, $take taken");
 }
 
 # ---------------------------------------------------------- while a run is at it
@@ -265,6 +300,7 @@ for my $step (qw(documents decided applied))
 		resolve($id, $how =~ s/N/$n/r);
 		$db->go_on;
 		$db->wait_for(\&no_run) or BAIL_OUT('a run does not end');
+		is(scalar(conflicts($key)), 1, '... holds nothing once more');
 		$db->run;
 		is_deeply(sides($key, 'name'), [ ("$value $n") x 2 ], '... and is carried out by the next one');
 		is_deeply([ open_conflicts($key) ], [], '... which leaves no conflict');
@@ -272,6 +308,25 @@ for my $step (qw(documents decided applied))
 		is(queue($key), '', '... nor anything in the queue');
 		quiet($name);
 	}
+}
+
+# What no queue row speaks of is not forgotten by a run that was past its check.
+{
+	my $key = next_key();
+	set_field($key, 'birthday', '1980-01-02');
+	$db->run;
+	console_edit($key, 'birthday', 'í vor');
+	run_ok('0 0 1 0', 'a value that does not fit');
+	set_field($key, 'name', 'á meðan');
+	$db->stop_at('applied');
+	$db->run(wait => 0);
+	ok($db->wait_stopped, '... while a run is there');
+	resolve(open_id($key), "take => 'django'");
+	$db->go_on;
+	$db->wait_for(\&no_run) or BAIL_OUT('a run does not end');
+	is(path($key, 'birthday'), 'í vor', '... which does not send it');
+	run_ok('1 0 0 0', 'due');
+	settled($key, 'birthday', '1980-01-02', 'the next run does: due');
 }
 
 # An edit that is under way is waited for.
@@ -387,7 +442,7 @@ for my $step (qw(documents decided applied))
 	my $id = open_id($key);
 	refused("SELECT ekksync_resolve($id, value => '3.5')", '22\w+', 'does not fit', 'a number that is no code');
 	resolve($id, "take => 'firestore'");
-	run_ok('0 0 1 1', 'refused again');
+	run_ok('0 0 1 0', 'refused again');
 	isnt(open_id($key), $id, 'what is refused again is a new conflict');
 	resolve(open_id($key), q(value => '"female"'));
 	is(get_field($key, 'gender'), 2, 'a value may be given as a document has it');
@@ -488,6 +543,9 @@ for my $case ([ 'profile.label', 'label' ], [ 'membership.status', 'status' ])
 	my $watcher = Session->new($db, 'watcher');
 	eval { $watcher->sql("SELECT ekksync_resolve($id, 'django')") };
 	like($@, qr/42501: permission denied for function ekksync_resolve/, 'a role without the right');
+	$db->admin_sql('GRANT EXECUTE ON FUNCTION ekksync_resolve(bigint, text, jsonb) TO watcher');
+	eval { $watcher->sql("SELECT ekksync_resolve($id, value => '\"x\"')") };
+	like($@, qr/42501: permission denied to call ekksync_resolve\(\).*"socialism".*HINT/s, '... or without those of the role that writes the row');
 	$watcher->end;
 	is_deeply([ get_field($key, 'name'), queue($key), open_id($key) ], [ "django $n", 'failed', $id ], 'all of that changes nothing');
 

@@ -269,7 +269,18 @@ sub no_run { return $db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE 
 	like($@, qr/42501: permission denied for table membership_membersyncqueue/, '... nor, with it, to what the queue says');
 	$db->sql('GRANT SELECT ON membership_membersyncqueue TO watcher');
 	like($watcher->sql("SELECT * FROM ekksync_history('$key')"), qr/written to Django/, '... but to both');
+	$db->admin_sql('GRANT EXECUTE ON FUNCTION ekksync_undo(bigint, boolean) TO watcher');
+	for my $dry (qw(false true))
+	{
+		eval { $watcher->sql("SELECT * FROM ekksync_undo($run, $dry)") };
+		like($@, qr/42501: permission denied to call ekksync_undo\(\).*"socialism".*HINT/s, '... a role that is not that of the table, dry_run ' . $dry);
+	}
 	$watcher->end;
+
+	# what the caller's own statements left to the commit
+	$db->sql('CREATE TABLE elders (id integer PRIMARY KEY); CREATE TABLE youths (elder integer REFERENCES elders DEFERRABLE INITIALLY DEFERRED)');
+	refused("BEGIN; INSERT INTO youths VALUES (1); SELECT * FROM ekksync_undo($run)", '23503', 'youths', 'undo after what the caller may not commit');
+	is($db->sql("BEGIN; INSERT INTO youths VALUES (1); SELECT outcome FROM ekksync_undo($run, true); DELETE FROM youths; COMMIT"), 'would be undone', '... but for a dry run');
 	is(state(), $before, 'all of that changes nothing');
 
 	$db->stop_at('decided');
@@ -347,7 +358,6 @@ sub history
 		'edited in Firestore | facebook | null | firestore | held',
 		"held | facebook | django | firestore | conflict $id: policy, potential",
 		"resolved | facebook | null | null | conflict $id: by socialism",
-		'edited in Django | facebook | null | django | synced',
 		'written to Django | facebook | django | firestore | ',
 		(grep { /failed: / } @$all)[0] ], 'the whole life of a field');
 	like($all->[-1], qr/^edited in Firestore \| facebook \| null \| null \| failed: profile\.facebook: .*255/, '... with what failed, and why');
@@ -377,6 +387,30 @@ sub history
 	my $name = history($key, 'name');
 	is($name->[-1], 'deleted in Django | null | null | null | synced', '... and that a member was deleted');
 	is(scalar(grep { /^written to Firestore \| status \| active \| inactive/ } @{ history($key) }), 1, '... and what became of the document');
+}
+
+# ------------------------------------------------------------ on behalf of others
+
+{
+	# by a function of the owner, who may call it: what he deferred stays his
+	my $key = next_key();
+	console_edit($key, 'name', 'Nýtt');
+	my $run = run_ok('0 1 0 0', 'to be undone for somebody');
+	$db->sql(<<'SQL');
+CREATE FUNCTION take_back(run bigint) RETURNS SETOF text LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp
+	AS 'SELECT outcome FROM ekksync_undo(run)';
+SQL
+	$db->admin_sql('CREATE ROLE support LOGIN; GRANT TEMP ON DATABASE socialism TO support');
+	my $support = Session->new($db, 'support');
+	is($support->sql(<<"SQL"), 'undone', 'a role without rights may use a function of the owner');
+BEGIN; CREATE TEMP TABLE own (i int); GRANT ALL ON own TO PUBLIC;
+CREATE FUNCTION pg_temp.tell() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE WARNING ''deferred as %'', current_user; RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER tell AFTER INSERT ON own DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.tell();
+INSERT INTO own VALUES (1); SELECT take_back($run); COMMIT
+SQL
+	like($support->{err}, qr/deferred as support/, '... and what he deferred runs as himself');
+	$support->end;
+	run_ok('1 0 0 0', 'undone for somebody');
 }
 
 $db->sql('SELECT * FROM ekksync_detach()');

@@ -116,7 +116,7 @@ my @answers = (
 	[ 'a list too short', { fault => 'fewer' },
 		sub { $_[0]{name} =~ /entries|scan/ && !$_[0]{write} ? undef : $unclear } ],
 	[ 'an empty list', { fault => 'answer', status => 200, json => [] }, $unclear ],
-	[ 'an answer too large', { fault => 'huge', applied => 1 } ],
+	[ 'an answer too large', { fault => 'huge', mib => 33, applied => 1 } ],
 	[ 'the request twice', { fault => 'duplicate' } ],
 	[ 'the end of the server', { fault => 'cut' }, [ '08006', qr/^no answer from Firestore: .*connect/ ] ]);
 
@@ -156,7 +156,7 @@ for my $request (@requests)
 
 my @endless = (
 	[ '503', { fault => 'answer', status => 503 }, qr/^Firestore answered 503/ ],
-	[ 'an answer too large', { fault => 'huge', applied => 1 }, qr/^no answer from Firestore: .*too large/ ]);
+	[ 'an answer too large', { fault => 'huge', mib => 33, applied => 1 }, qr/^no answer from Firestore: .*too large/ ]);
 
 for my $request (@requests)
 {

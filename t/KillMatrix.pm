@@ -521,6 +521,7 @@ sub order_workers
 	return sub {
 		my ($self, @cells) = @_;
 		my @pids = map { $_->{worker} } @cells;
+		$self->{proxy}->freeze;		# from now on nothing is answered to anybody
 		$self->{db}->admin_sql("SELECT $function(unnest('{" . join(',', @pids) . "}'::int[]))");
 		return $self->obeyed("$function: the workers obey", @pids);
 	};

@@ -297,6 +297,28 @@ decide_batch(Run *run, Batch *batch)
 	tx_commit();
 }
 
+/*
+ * Is there a member whose document was written after entries were read, and it
+ * matters when?  Whoever wrote it may have said so in an entry since.
+ */
+static bool
+wants_entries(const Run *run, const Batch *batch)
+{
+	int i;
+	int f;
+
+	for (i = 0; i < batch->n; i++)
+	{
+		const Member *m = &batch->members[i];
+
+		for (f = 0; f < run->map->nfields; f++)
+			if (m->doc->update_time > run->staged_at &&
+				m->result[f].rule == RULE_ORDER_UNKNOWN)
+				return true;
+	}
+	return false;
+}
+
 /* One try of a batch; returns the keys that have to be tried again. */
 static List *
 try_batch(Run *run, List *keys)
@@ -312,6 +334,11 @@ try_batch(Run *run, List *keys)
 	at_step(documents);
 	decide_batch(run, &batch);
 	at_step(decided);
+	if (run->opt.pull && wants_entries(run, &batch))
+	{
+		pull_entries(run, false);
+		return keys;
+	}
 	if (run->opt.dry_run)
 	{
 		plan_batch(run, &batch);

@@ -247,8 +247,9 @@ entries_last(const Member *m, int field, TimestampTz *stamp)
 /*
  * A value that a client only enqueued: the last that entries say, while the
  * document still equals the base and is older; or, where nobody but us has
- * written the document since we know it, the base is older.  With its stamp;
- * NULL if there is none.
+ * written the document since we know it, the base is older.  At first contact
+ * it is beside what both sides have alike.  With its stamp; NULL if there is
+ * none.
  */
 char *
 entries_enqueued(const Member *m, int field, TimestampTz *stamp)
@@ -258,6 +259,8 @@ entries_enqueued(const Member *m, int field, TimestampTz *stamp)
 	TimestampTz since;
 	TimestampTz sent;
 
+	if (base == NULL)
+		base = m->local[field];
 	if (base == NULL || m->doc == NULL || m->doc->missing ||
 		m->remote[field] == NULL || strcmp(m->remote[field], base) != 0)
 		return NULL;
@@ -266,7 +269,8 @@ entries_enqueued(const Member *m, int field, TimestampTz *stamp)
 				? m->base[field].stamp
 				: m->doc->update_time;
 	latest = latest_change(m, field, NULL, stamp);
-	if (latest == NULL || *stamp <= since || is_echo(m, latest))
+	if (latest == NULL || *stamp <= since || is_echo(m, latest) ||
+		strcmp(latest->value, base) == 0)
 		return NULL;
 	return latest->value;
 }

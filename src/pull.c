@@ -168,12 +168,13 @@ stage_entry(const FsDoc *doc, StagedEntry *entry)
 }
 
 /*
- * Stage all pending entries.  Equality filters and the document name only, so
- * that the service needs no composite index.
+ * Stage all pending entries, or those that have come since.  Equality filters
+ * and the document name only, so that the service needs no composite index.
  */
 void
-pull_entries(Run *run)
+pull_entries(Run *run, bool anew)
 {
+	TimestampTz asked = 0;
 	FsFilter filters[] = {{"target", "EQUAL", "{\"stringValue\":\"django\"}"},
 						  {"sync_status", "EQUAL",
 						   "{\"stringValue\":\"pending\"}"}};
@@ -185,13 +186,17 @@ pull_entries(Run *run)
 	query.all_fields = true;
 	query.limit = ENTRY_PAGE;
 	query.cxt = run->cxt;
-	tx_begin();
-	store_unstage();
-	tx_commit();
-	at_step(unstaged);
+	if (anew)
+	{
+		tx_begin();
+		store_unstage();
+		tx_commit();
+		at_step(unstaged);
+	}
 	while (!query.done)
 	{
 		StagedEntry *entries;
+		TimestampTz read_time = 0;
 		FsDoc *docs;
 		FsError err;
 		int n;
@@ -199,8 +204,9 @@ pull_entries(Run *run)
 
 		MemoryContextReset(run->page_cxt);
 		MemoryContextSwitchTo(run->page_cxt);
-		if (!fs_query(run->fs, &query, &docs, &n, NULL, &err))
+		if (!fs_query(run->fs, &query, &docs, &n, &read_time, &err))
 			run_stop(&err);
+		asked = asked != 0 ? asked : read_time;
 		entries = palloc(sizeof(StagedEntry) * (n + 1));
 		for (i = 0; i < n; i++)
 			stage_entry(&docs[i], &entries[i]);
@@ -212,6 +218,7 @@ pull_entries(Run *run)
 			at_step(staged);
 		}
 	}
+	run->staged_at = asked;
 }
 
 /* ---- scan ---- */

@@ -452,7 +452,7 @@ why_not_inserted(const Run *run, const Member *m)
 	foreach (lc, m->notes)
 		if (!((FlightNote *) lfirst(lc))->dropped)
 			return "a write to the document is in flight";
-	if (m->doc->missing && create == NULL)
+	if (m->doc->missing && (create == NULL || is_copy_of_ours(run, create)))
 		return "there is no document";
 	if (!m->doc->missing && is_inactive(m->remote[status_field(run)]))
 		return "the document is inactive";

@@ -73,6 +73,7 @@ typedef struct Run
 	char *log_id; /* of the sync_logs document */
 	TimestampTz started_at;
 	TimestampTz now;	   /* by Firestore's clock, when the queue was read */
+	TimestampTz staged_at; /* by Firestore's clock, when entries were read */
 	TimestampTz last_scan; /* 0: never */
 	TimestampTz last_full; /* scan, or attachment */
 	bool full_scan;
@@ -328,7 +329,7 @@ extern char *mask_key(const char *key);
 pg_noreturn extern void run_stop(const FsError *err);
 
 /* ---- pull.c ---- */
-extern void pull_entries(Run *run);
+extern void pull_entries(Run *run, bool anew);
 extern bool pull_scan(Run *run);
 extern void pull_documents(Run *run, Batch *batch);
 extern void pull_close_entries(Run *run);

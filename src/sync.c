@@ -420,7 +420,7 @@ run_phases(Run *run)
 
 	fence_raise(run);
 	enter_phase(run, "stage");
-	pull_entries(run);
+	pull_entries(run, true);
 	if (run->opt.diff)
 	{
 		enter_phase(run, "compare");

@@ -332,7 +332,7 @@ SQL
 {
 	my ($gone, $one, $two) = new_members(3);
 	$db->delete_doc($gone);
-	run_ok('0 0 0 0', 'to Firestore alone', direction => 'to_firestore');
+	run_ok('0 0 0 0', 'to Firestore alone', direction => 'to_firestore', only => [$gone]);
 	is(state_of($gone), 'row, no document', '... neither makes the document again nor deletes the row');
 	setting(scan => 'changed');
 	run_ok('0 1 0 0', 'to Django alone', direction => 'to_django');

@@ -364,15 +364,18 @@ for my $step (qw(in_rows in_record applied sent in_settle))
 
 	# what others copied of our creation comes when the document has gone
 	setting(on_local_delete => 'delete');
-	my $copied = next_key();
+	my ($copied, $late) = (next_key(), next_key());
 	my $copy = $db->raw_doc($copied)->{fields};
-	remove($copied);
-	run_ok('1 0 0 0', 'the document goes');
+	remove($_) for $copied, $late;
+	run_ok('2 0 0 0', 'the documents go');
 	my $echo = $db->queue_entry(docId => $copied, action => 'create', changes => { map { $_ => $copy->{$_} } qw(profile membership metadata) });
-	my $older = create_entry($copied, new_doc($copied), created_at => timestamp(time - 3600));
-	run_ok('0 0 0 2', 'a late echo of a creation');
+	my $older = create_entry($late, new_doc($late), created_at => timestamp(time - 3600));
+	my $forgotten = stranger();
+	my $very_late = $db->queue_entry(docId => $forgotten, action => 'create', changes => { map { $_ => $copy->{$_} } qw(profile membership metadata) });
+	run_ok('0 0 0 3', 'a late echo of a creation');
 	is(outcome($echo) . (row_of($copied) // ''), 'failed: member not found', 'a copy of our own document inserts nobody');
-	is(outcome($older) . (row_of($copied) // ''), 'failed: member not found', '... nor does a creation that is older than the deletion');
+	is(outcome($very_late) . (row_of($forgotten) // ''), 'failed: member not found', '... not even where nothing is known of the member any more');
+	is(outcome($older) . (row_of($late) // ''), 'failed: member not found', '... nor does a creation that is older than the deletion');
 	create_entry($copied, new_doc($copied));
 	run_ok('1 1 0 0', 'a new creation');
 	is(row_of($copied)->{name}, "Ný $copied", '... but what is new does');

@@ -10,17 +10,78 @@ use EkkSync qw(timestamp true false);
 my $db = EkkSync->new(members => 60, conf => 'ekksync.max_delete_percent = 100');
 
 my $last_id = 0;
-sub next_key { $last_id++; return $db->sql("SELECT ssn FROM membership_comrade WHERE id = $last_id"); }
-sub set_name { my ($key, $name) = @_; $db->sql("UPDATE membership_comrade SET name = '$name' WHERE ssn = '$key'"); }
-sub name_of { my ($key) = @_; return $db->sql("SELECT name FROM membership_comrade WHERE ssn = '$key'"); }
-sub doc_name { my ($key) = @_; return $db->doc($key)->{profile}{name}; }
-sub sides { my ($key) = @_; return [ name_of($key), doc_name($key) ]; }
-sub conflicts { my ($key) = @_; return map { "$_->{field} " . ($_->{django_value} // '-') . ' ' . ($_->{firestore_value} // '-') . " $_->{winner} $_->{rule} " . ($_->{resolved_by} // 'open') } $db->rows("SELECT * FROM ekksync_conflicts WHERE member = '$key' ORDER BY id"); }
-sub console { my ($key, %set) = @_; $db->patch_doc($key, { (map { ("profile.$_" => $set{$_}) } keys %set), updated_at => timestamp() }, exists => 1); }
-sub map_name { my ($policy) = @_; $db->sql("SELECT ekksync_map('name', 'profile.name', 'text', \"column\" => 'name', policy => '$policy')"); }
-sub db_set { my ($name, $value) = @_; $db->admin_sql("ALTER DATABASE socialism SET $name = '$value'"); }
-sub diffs { my ($key) = @_; return map { join ' ', map { $_ // '-' } @$_{qw(field django_value firestore_value why detail)} } grep { $_->{member} eq $key } $db->rows('SELECT * FROM ekksync_diff()'); }
-sub run_says { my ($name, %arg) = @_; my $r = $db->run(%arg); note("$name: $r->{status} @$r{qw(to_firestore to_django conflicts failed)} " . ($r->{message} // '')); return $r; }
+
+sub next_key
+{
+	$last_id++;
+	return $db->sql("SELECT ssn FROM membership_comrade WHERE id = $last_id");
+}
+
+sub set_name
+{
+	my ($key, $name) = @_;
+	return $db->sql("UPDATE membership_comrade SET name = '$name' WHERE ssn = '$key'");
+}
+
+sub name_of
+{
+	my ($key) = @_;
+	return $db->sql("SELECT name FROM membership_comrade WHERE ssn = '$key'");
+}
+
+sub doc_name
+{
+	my ($key) = @_;
+	return $db->doc($key)->{profile}{name};
+}
+
+sub sides
+{
+	my ($key) = @_;
+	return [ name_of($key), doc_name($key) ];
+}
+
+sub conflicts
+{
+	my ($key) = @_;
+	return map { join ' ', map { $_ // '-' } @$_{qw(field django_value firestore_value winner rule resolved_by)} }
+	  $db->rows("SELECT * FROM ekksync_conflicts WHERE member = '$key' ORDER BY id");
+}
+
+# An edit that says nothing of itself in sync_queue.
+sub console
+{
+	my ($key, %set) = @_;
+	my %fields = map { ("profile.$_" => $set{$_}) } keys %set;
+	return $db->patch_doc($key, { %fields, updated_at => timestamp() }, exists => 1);
+}
+
+sub map_name
+{
+	my ($policy) = @_;
+	return $db->sql("SELECT ekksync_map('name', 'profile.name', 'text', \"column\" => 'name', policy => '$policy')");
+}
+
+sub db_set
+{
+	my ($name, $value) = @_;
+	return $db->admin_sql("ALTER DATABASE socialism SET $name = '$value'");
+}
+
+sub diffs
+{
+	my ($key) = @_;
+	return map { join ' ', map { $_ // '-' } @$_{qw(field django_value firestore_value why detail)} }
+	  grep { $_->{member} eq $key } $db->rows('SELECT * FROM ekksync_diff()');
+}
+
+sub run_says
+{
+	my ($name, %arg) = @_;
+	my $run = $db->run(%arg);
+	note("$name: $run->{status} @$run{qw(to_firestore to_django conflicts failed)} " . ($run->{message} // ''));
+	return $run;
+}
 
 run_says('first');
 
@@ -40,7 +101,6 @@ run_says('first');
 			is_deeply(sides($key), [ 'Úr Django', $base ], 'to_django: nothing goes to Firestore');
 		}
 		run_says("$what");
-		note explain [ conflicts($key) ];
 		is_deeply(sides($key), [ 'Úr Django', 'Úr röð' ], "$what: held");
 		if ($what eq 'wait')
 		{
@@ -51,7 +111,6 @@ run_says('first');
 			$db->sql("UPDATE membership_contactinfo SET facebook = 'annað' WHERE comrade_id = (SELECT id FROM membership_comrade WHERE ssn = '$key')");
 			run_says('run');
 			is_deeply(sides($key), [ 'Úr Django', 'Úr röð' ], 'still held after an edit of another field');
-			note explain [ conflicts($key) ];
 		}
 		elsif ($what eq 'resolve')
 		{
@@ -72,7 +131,6 @@ run_says('first');
 	$db->set_doc($key, { profile => { kennitala => $key, name => 'Ný' }, membership => { status => 'active' } });
 	my $run = run_says('run');
 	is($db->doc($key)->{profile}{birthday}, '1980-01-01', 'the document is filled');
-	note explain [ map { join ' ', map { $_ // '-' } @$_{qw(side field old_value new_value outcome)} } $db->rows("SELECT * FROM ekksync_undo($run->{run})") ];
 	is($db->sql("SELECT birthday FROM membership_comrade WHERE ssn = '$key'"), '1980-01-01', 'the row is not blanked by the undo of a fill');
 }
 
@@ -83,7 +141,6 @@ run_says('first');
 	$db->set_doc($key, { profile => { kennitala => $key, name => 'Úr Firestore', birthday => '1980-02-02', email => 'a@example.is' }, membership => { status => 'active', date_joined => timestamp(), reachable => true, groupable => true }, updated_at => timestamp() });
 	my $run = run_says('run');
 	is(name_of($key), 'Úr Firestore', 'inserted');
-	note explain [ map { join ' ', map { $_ // '-' } @$_{qw(side field old_value new_value outcome)} } $db->rows("SELECT * FROM ekksync_undo($run->{run})") ];
 	is(name_of($key), 'Úr Firestore', 'the member that was inserted keeps its name, or goes');
 	run_says('c2');
 	is(doc_name($key), 'Úr Firestore', 'the document keeps its name');
@@ -113,12 +170,9 @@ run_says('first');
 {
 	my $key = next_key();
 	console($key, name => 'Fyrst, í stjórnborði');
-	sleep 1;
 	set_name($key, 'Síðar, í Django');
-	sleep 1;
 	$db->queue_entry(docId => $key, changes => { 'profile.name' => 'Fyrst, í stjórnborði' });
 	run_says('run');
-	note explain [ conflicts($key) ];
 	is_deeply(sides($key), [ ('Síðar, í Django') x 2 ], 'the later one stands');
 }
 
@@ -128,7 +182,6 @@ run_says('first');
 	$db->profile_edit($key, 'name', 'Nýtt á síðunni');
 	map_name('django_wins');
 	run_says('run');
-	note explain [ conflicts($key) ];
 	is_deeply(sides($key), [ ('Nýtt á síðunni') x 2 ], 'only one side has changed: it is taken');
 	map_name('lww');
 	run_says('run');
@@ -140,13 +193,48 @@ run_says('first');
 	$db->sql("ALTER TABLE membership_comrade ADD CONSTRAINT no_bad CHECK (name NOT LIKE 'Bannað%')");
 	my $id = $db->profile_edit($key, 'name', 'Bannað', document => 0);
 	run_says('run');
-	note explain [ conflicts($key) ];
 	$db->sql("ALTER TABLE membership_comrade DROP CONSTRAINT no_bad");
 	is($db->entry($id)->{sync_status}, 'failed', 'the entry fails');
 	is_deeply([ conflicts($key) ], [], 'nothing is held, as the document does not hold it');
 	$db->patch_doc("sync_queue/$id", { sync_status => 'pending' });
 	run_says('run');
 	is_deeply(sides($key), [ ('Bannað') x 2 ], 'another try takes it');
+}
+
+# an edit of the page while a run is at work: its entry came after the others
+{
+	my ($key, $console) = (next_key(), next_key());
+	set_name($_, 'Fyrst í Django') for $key, $console;
+	$db->stop_at('read');
+	my $id = $db->run(wait => 0)->{run};
+	$db->wait_stopped or die 'no run has begun';
+	my $entry = $db->profile_edit($key, 'name', 'Síðar á síðunni');
+	console($console, name => 'Í stjórnborði');
+	$db->go_on;
+	my $run;
+	$db->wait_for(sub {
+		$run = $db->row("SELECT * FROM ekksync_runs WHERE run = $id");
+		return $run->{status} ne 'running';
+	});
+	is($run->{status}, 'success', 'a run during which others edit');
+	is_deeply(sides($key), [ ('Síðar á síðunni') x 2 ], '... asks them when they did: the later edit stands');
+	like(join("\n", conflicts($key)), qr/^name "?Fyrst í Django"? "?Síðar á síðunni"? firestore later write/, '... and the earlier one is kept');
+	is($db->entry($entry)->{sync_status}, 'synced', '... and the entry is closed');
+	is_deeply(sides($console), [ ('Fyrst í Django') x 2 ], '... and where nobody says it, the order is unknown');
+	like(join("\n", conflicts($console)), qr/ django order unknown/, '... and a conflict');
+	is($db->run->{to_django}, 0, '... and then it is quiet');
+}
+
+# what was only enqueued when both sides met for the first time
+{
+	my $key = '0303805439';
+	$db->set_doc($key, { profile => { kennitala => $key, name => 'Sama' }, membership => { status => 'active' } });
+	$db->sql("INSERT INTO membership_comrade (name, ssn, date_joined, reachable, groupable) VALUES ('Sama', '$key', now(), true, true)");
+	$db->profile_edit($key, 'name', 'Úr röð', document => 0);
+	run_says('first contact');
+	is_deeply(sides($key), [ ('Sama') x 2 ], 'at first contact the attachment decides about what was only enqueued');
+	like(join("\n", conflicts($key)), qr/Úr röð.* django first contact/, '... and it is kept');
+	is($db->run->{to_django}, 0, '... and then it is quiet');
 }
 
 done_testing();

@@ -11,7 +11,7 @@ use Test::More;
 use EkkSync qw(timestamp true false);
 use Session;
 
-my $db = EkkSync->new(members => 80, conf => 'ekksync.max_delete_percent = 100');
+my $db = EkkSync->new(members => 100, conf => 'ekksync.max_delete_percent = 100');
 
 # A field that is computed and written back, one that is computed only, two
 # that people decide.
@@ -148,7 +148,7 @@ sub settled
 	return quiet($name);
 }
 
-run_ok('80 0 0 0', 'first push');
+run_ok('100 0 0 0', 'first push');
 
 # -------------------------------------------------------------- held, resolved
 
@@ -284,16 +284,17 @@ for my $take (qw(django firestore))
 
 sub no_run { return $db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ekksync run'") == 0; }
 
-for my $step (qw(documents decided applied))
+for my $place (map { ([ $_, 0 ], [ $_, 1 ]) } qw(documents decided applied))
 {
+	my ($step, $pulls) = @$place;
 	for my $case ([ "take => 'django'", 'django' ], [ "take => 'firestore'", 'firestore' ], [ q(value => '"þriðja N"'), 'þriðja' ])
 	{
 		my ($how, $value) = @$case;
 		my ($key, $id, $n) = hold('name');
-		my $name = "$how during a run, at $step";
-		# what brings the run to this member: one edit on each side
-		set_field($key, 'gender', 1 + $n % 2);
-		$db->profile_edit($key, 'email', "$n\@example.is");
+		my $name = "$how during a run" . ($pulls ? ' that applies something' : '') . ", at $step";
+		# what brings the run to this member: an edit here, or on each side
+		set_field($key, 'phone', "555-" . (1000 + $n));
+		$db->profile_edit($key, 'email', "$n\@example.is") if $pulls;
 		$db->stop_at($step);
 		$db->run(wait => 0);
 		ok($db->wait_stopped, "$name: the run is there");

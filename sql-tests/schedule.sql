@@ -119,7 +119,7 @@ SELECT pg_temp.around('10 0 * * *', 2, 'Africa/Monrovia', '1972-01-07');
 SELECT pg_temp.around('50 0 * * *', 2, 'Africa/Monrovia', '1972-01-07');
 SELECT pg_temp.around('30 1 * * *', 2, 'GMT0BST,M3.5.0/1,M10.5.0', '2600-03-30');
 SELECT pg_temp.around('30 1 * * *', 2, 'GMT0BST,M3.5.0/1,M10.5.0', '2600-10-26');
-SELECT pg_temp.around('0 12 * * *', 2, 'FAR+167', '2026-03-29');
+SELECT pg_temp.around('0 12 * * *', 2, 'FAR-167', '2026-03-29');
 SELECT pg_temp.around('30 1 * * *', 2, 'europe/london', '2025-03-30');
 
 -- the settings and the present are the defaults

@@ -24,8 +24,8 @@ my $number = $ENV{EKKSYNC_EXPRESSIONS} // 30;
 srand $seed;
 note("EKKSYNC_SEED=$seed EKKSYNC_EXPRESSIONS=$number");
 
-my @zones = qw(UTC Atlantic/Reykjavik Europe/London America/New_York
-  Australia/Lord_Howe Africa/Casablanca Africa/Cairo);
+my @zones = qw(Europe/London America/New_York Australia/Lord_Howe Africa/Casablanca
+  Africa/Cairo UTC Atlantic/Reykjavik);
 
 my $db = EkkSync->new(members => 1, project => 0, attach => 0);
 

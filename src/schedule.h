@@ -20,9 +20,9 @@ typedef struct Schedule Schedule;
 	"The names of time zones are in the view pg_timezone_names."
 
 /*
- * The schedule that expression describes, palloc'd in CurrentMemoryContext;
- * an empty one is never due.  If it is malformed: NULL, and *why is a sentence
- * that says what is wrong, palloc'd too or a constant.
+ * The schedule that expression describes, palloc'd in CurrentMemoryContext, in
+ * which scratch is left, too; an empty one is never due.  If it is malformed:
+ * NULL, and *why is a sentence that says what is wrong, palloc'd.
  */
 extern Schedule *schedule_parse(const char *expression, const char **why);
 

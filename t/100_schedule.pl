@@ -174,6 +174,25 @@ for ('30 2 30 2 *', '0 0 29 2 */7', '30 3 1 1 *')
 my ($status, undef, $error) = $db->sql_err("SET statement_timeout = '100ms'; SELECT count(*) FROM ekksync_next_runs(2000000000, '* * * * *')");
 like($error, qr/canceling statement due to statement timeout/, 'a long list can be cancelled');
 
+# -------------------------------------------------------------------- nonsense
+
+# Whatever is written, it is a schedule or an error of ours.
+my @words = (' ', "\t", split / /, '* , - / @ @daily sun SAT dec 0 1 7 23 24 59 60 00 4294967296 18446744073709551616 % ?');
+my @nonsense = map {
+	join ' ', map { join '', map { pick(@words) } 1 .. between(1, 4) } 1 .. pick(1, 5, 5, 5, 6)
+} 1 .. 3000;
+is($db->sql(<<"SQL"), "22023\nschedule", 'of nonsense some is a schedule, the rest is an error of ours');
+CREATE FUNCTION pg_temp.kind(expression text) RETURNS text LANGUAGE plpgsql AS \$\$
+BEGIN
+	PERFORM ekksync_next_runs(2, expression);
+	RETURN 'schedule';
+EXCEPTION WHEN OTHERS THEN
+	RETURN SQLSTATE;
+END
+\$\$;
+SELECT DISTINCT pg_temp.kind(e) FROM unnest(ARRAY[@{[ join ',', map { $db->quote($_) } @nonsense ]}]) AS e ORDER BY 1;
+SQL
+
 # --------------------------------------------------------------- the settings
 
 # What a session of the database gets.

@@ -502,13 +502,12 @@ COMMENT ON VIEW ekksync_runs IS 'the history of runs, with their cost';
 CREATE VIEW ekksync_phases AS
 	SELECT r.id AS run, p.phase,
 		p.took OPERATOR(pg_catalog.*) interval '1 microsecond' AS duration,
-		p.done, p.requests, p.retries, p.docs_read, p.docs_written, p.docs_deleted,
+		p.done, p.requests, p.retries, p.docs_read, p.docs_written,
 		p.bytes_sent, p.bytes_received
 	FROM ekksync.run AS r,
 		ROWS FROM (pg_catalog.jsonb_to_recordset(r.phases) AS (
 			phase text, took bigint, done bigint, requests bigint, retries bigint,
-			docs_read bigint, docs_written bigint, docs_deleted bigint,
-			bytes_sent bigint, bytes_received bigint)) WITH ORDINALITY AS p
+			docs_read bigint, docs_written bigint, bytes_sent bigint, bytes_received bigint)) WITH ORDINALITY AS p
 	ORDER BY r.id, p.ordinality;
 COMMENT ON VIEW ekksync_phases IS 'what each phase of each run did, took and cost';
 

@@ -432,6 +432,7 @@ diff_members(Run *run)
 	tx_begin();
 	progress_total(run, store_count_members());
 	tx_commit();
+	run_progress(run, 0);
 	for (;;)
 	{
 		List *keys;

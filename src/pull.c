@@ -259,6 +259,7 @@ pull_scan(Run *run)
 		store_run_scan(run, settings_scan_name(SCAN_FULL));
 		progress_total(run, store_count_members());
 		tx_commit();
+		run_progress(run, 0);
 	}
 	query.collection = "members";
 	query.limit = EKKSYNC_READ_PAGE;
@@ -440,6 +441,7 @@ pull_close_entries(Run *run)
 	tx_begin();
 	progress_total(run, store_count_unclosed());
 	tx_commit();
+	run_progress(run, 0);
 	for (;;)
 	{
 		int n;

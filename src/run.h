@@ -321,8 +321,9 @@ extern List *merge_keys(List *a, List *b, int limit);
 extern void run_stuck(Run *run, const Member *m, const ErrorData *error);
 
 /*
- * n more are done in the present phase: put that, and the figures so far, on
- * record, in a transaction of its own.
+ * n more are done in the present phase (0: it is only known how many there
+ * are): put that, and the figures so far, on record, in a transaction of its
+ * own.
  */
 extern void run_progress(Run *run, int64 n);
 

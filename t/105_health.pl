@@ -133,7 +133,7 @@ is_degraded_by("$member RENAME gender TO gen", 'field_suspended', qr/field "gend
 is_degraded_by("$member DROP gender, DROP birthday", 'field_suspended', qr/field "birthday" is suspended: .* does not exist; and 1 more$/, '... or dropped, and another');
 is_degraded_by('DROP TABLE membership_contactinfo CASCADE', 'field_suspended', qr/field "\w+" is suspended: /, '... or all of a table');
 is_degraded_by('ALTER TABLE membership_membersyncqueue DROP error_message', 'mapping_unusable', qr/the queue table lacks the column "error_message"/, 'a column of the queue');
-is_degraded_by('DROP TABLE membership_membersyncqueue', 'mapping_unusable', qr/the mapping cannot be used: the queue table does not exist/, '... or all of it');
+is_degraded_by('DROP TABLE membership_membersyncqueue CASCADE', 'mapping_unusable', qr/the mapping cannot be used: the queue table does not exist/, '... or all of it');
 is_degraded_by('DROP TABLE membership_comrade CASCADE', 'mapping_unusable', qr/the mapping cannot be used: /, '... or of the members');
 is_ok('what is undone is well again');
 

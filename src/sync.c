@@ -527,6 +527,7 @@ start_run(Run *run)
 	tx_commit();
 	open_client(run);
 	progress_phase(run, "start", -1);
+	pgstat_report_activity(STATE_RUNNING, progress_activity(run));
 }
 
 /* Close the run's record; error NULL: success. */

@@ -168,6 +168,7 @@ $caller->send('SELECT status FROM ekksync_run()');
 ok($proxy->wait_fired, 'Firestore asks to come again later');
 waits_for("backend_type = 'ekksync run'", 'EkksyncRetry', 'a run waits to do so');
 is(progress(), 'start||', '... in its first phase, of which no more is known yet');
+is(worker('query'), 'ekksync run 7: start', '... which pg_stat_activity says as well');
 $db->admin_sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'ekksync run'");
 eval { $caller->answer };
 no_worker();

@@ -178,7 +178,7 @@ health_unwatched(const Mapping *map)
 static TimestampTz
 deadline(TimestampTz since)
 {
-	return since + PATIENCE;
+	return TIMESTAMP_NOT_FINITE(since) ? since : since + PATIENCE;
 }
 
 static bool

@@ -92,6 +92,7 @@ CREATE TABLE ekksync.member (
 	last_run bigint
 );
 CREATE INDEX member_due ON ekksync.member (key) WHERE due;
+CREATE INDEX member_first_contact ON ekksync.member (key) WHERE first_contact;
 CREATE INDEX member_tombstone ON ekksync.member (key) WHERE tombstone IS NOT NULL;
 COMMENT ON TABLE ekksync.member IS 'per member: base values with stamps and origins, document updateTime, notes of writes in flight, tombstone, since when its document may be away';
 

@@ -141,7 +141,9 @@ put_present(Metrics *m, const Health *h)
 	put(m, "ekksync_pending_age_seconds", "{}",
 		h->oldest == 0
 			? 0
-			: Max(GetCurrentTimestamp() - h->oldest, 0) / USECS_PER_SEC);
+			: Max(((double) GetCurrentTimestamp() - (double) h->oldest) /
+					  USECS_PER_SEC,
+				  0));
 	put(m, "ekksync_first_contact_members", "{}", h->first_contact);
 	put_by(m, "ekksync_failed_changes", "side", "django", h->failed);
 	put_by(m, "ekksync_failed_changes", "side", "firestore",

@@ -216,7 +216,7 @@ pull_entries(Run *run, bool anew)
 			store_stage(entries, n);
 			tx_commit();
 			at_step(staged);
-			run_progress(run, n);
+			run_progress(run, anew ? n : 0);
 		}
 	}
 	run->staged_at = asked;

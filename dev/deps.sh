@@ -29,6 +29,8 @@ need libmojolicious-perl perl -MMojolicious -e 1
 need libcpanel-json-xs-perl perl -MCpanel::JSON::XS -e 1
 need curl command -v curl
 need default-jre-headless command -v java
+need python3 /usr/bin/python3 -c 'import zoneinfo'
+need tzdata test -e /usr/share/zoneinfo/Africa/Casablanca
 
 # PostgreSQL: the release of the pg_config at hand, or else Debian's.
 major=$("$PG_CONFIG" --version 2>/dev/null | sed 's/^[^0-9]*\([0-9]*\).*/\1/' || true)

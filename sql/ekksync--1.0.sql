@@ -351,6 +351,17 @@ CREATE FUNCTION ekksync_resume() RETURNS void
 COMMENT ON FUNCTION ekksync_resume() IS
 'allow runs again; where a run has paused by itself, accept the project, database and cluster that the next one finds';
 
+CREATE FUNCTION ekksync_next_runs(
+	n integer DEFAULT 5,
+	schedule text DEFAULT NULL,
+	timezone text DEFAULT NULL,
+	after timestamptz DEFAULT NULL,
+	OUT at timestamptz, OUT local_time timestamp)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_next_runs';
+COMMENT ON FUNCTION ekksync_next_runs(integer, text, text, timestamptz) IS
+'when the next runs are due, by the settings, or by another schedule, in another time zone, after another time';
+
 /* ------------------------------------------------------- overturn, look back */
 
 CREATE FUNCTION ekksync_resolve(conflict bigint, take text DEFAULT NULL, value jsonb DEFAULT NULL) RETURNS text
@@ -563,6 +574,7 @@ REVOKE ALL ON FUNCTION
 	ekksync_run(text, boolean, boolean, text[], boolean),
 	ekksync_pause(text),
 	ekksync_resume(),
+	ekksync_next_runs(integer, text, text, timestamptz),
 	ekksync_resolve(bigint, text, jsonb),
 	ekksync_undo(bigint, boolean),
 	ekksync_history(text, text),

@@ -16,6 +16,7 @@
 #include "utils/timestamp.h"
 
 #include "pg_compat.h"
+#include "schedule.h"
 #include "settings.h"
 
 Settings settings;
@@ -85,6 +86,32 @@ check_host_port(char **newval, void **extra, GucSource source)
 		return false;
 	}
 	return true;
+}
+
+static bool
+check_schedule(char **newval, void **extra, GucSource source)
+{
+	const char *why;
+	Schedule *schedule = schedule_parse(*newval, &why);
+
+	if (schedule == NULL)
+	{
+		GUC_check_errdetail("%s", why);
+		GUC_check_errhint(SCHEDULE_HINT);
+		return false;
+	}
+	pfree(schedule);
+	return true;
+}
+
+static bool
+check_timezone(char **newval, void **extra, GucSource source)
+{
+	if (schedule_zone(*newval) != NULL)
+		return true;
+	GUC_check_errdetail("There is no such time zone.");
+	GUC_check_errhint(SCHEDULE_ZONE_HINT);
+	return false;
 }
 
 static void
@@ -176,6 +203,21 @@ settings_define(void)
 		"ekksync.max_retries",
 		"How often one request is sent again after a failure that may pass.",
 		&settings.max_retries, 5, 0, 20, 0);
+	DefineCustomStringVariable(
+		"ekksync.schedule", "When the worker starts a run by itself.",
+		"In cron's form: minute, hour, day of the month, month, day of the "
+		"week; when empty, never.",
+		&settings.schedule, "30 3 * * *", PGC_SUSET, 0, check_schedule, NULL,
+		NULL);
+	DefineCustomStringVariable("ekksync.timezone",
+							   "Time zone of ekksync.schedule.", NULL,
+							   &settings.timezone, "Atlantic/Reykjavik",
+							   PGC_SUSET, 0, check_timezone, NULL, NULL);
+	DefineCustomBoolVariable(
+		"ekksync.catch_up",
+		"Whether a run that was due while the worker could not start it is "
+		"started when it can.",
+		NULL, &settings.catch_up, true, PGC_SUSET, 0, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("ekksync");
 }

@@ -57,6 +57,9 @@ typedef struct Settings
 	int connect_timeout;	/* milliseconds */
 	int request_timeout;	/* milliseconds */
 	int max_retries;		/* tries of one request after the first */
+	char *schedule;			/* of runs, in cron's form, "" for never */
+	char *timezone;			/* in which the schedule is meant */
+	bool catch_up;			/* run at once when a time was missed */
 } Settings;
 
 extern Settings settings;

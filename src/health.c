@@ -19,6 +19,7 @@
 #include "health.h"
 #include "look.h"
 #include "pg_compat.h"
+#include "schedule.h"
 #include "scope.h"
 #include "settings.h"
 #include "sqlvalue.h"
@@ -178,7 +179,23 @@ health_unwatched(const Mapping *map)
 static TimestampTz
 deadline(TimestampTz since)
 {
-	return TIMESTAMP_NOT_FINITE(since) ? since : since + PATIENCE;
+	const char *why;
+	const Schedule *schedule = schedule_parse(settings.schedule, &why);
+	pg_tz *zone = schedule_zone(settings.timezone);
+	TimestampTz after = since;
+	TimestampTz due[3];
+	int i;
+
+	if (TIMESTAMP_NOT_FINITE(since))
+		return since;
+	for (i = 0; i < (int) lengthof(due); i++)
+	{
+		if (schedule == NULL || zone == NULL ||
+			!schedule_next(schedule, zone, after, &due[i]))
+			return since + PATIENCE;
+		after = due[i];
+	}
+	return Max(since + (due[2] - due[0]), due[1]);
 }
 
 static bool

@@ -32,7 +32,7 @@ sub set_clock
 {
 	my ($hours) = @_;
 	local %ENV = %ENV;
-	@ENV{qw(LD_PRELOAD WRONG_CLOCK)} = ($library, $hours * 3600) if $hours;
+	@ENV{qw(LD_PRELOAD WRONG_CLOCK)} = ($library, int($hours * 3600)) if $hours;
 	$db->node->restart;
 	return;
 }
@@ -184,6 +184,31 @@ set_clock(0);
 is_degraded('clock_skew', qr/clock/, 'the clock is right again, but who knows');
 runs_well('a run');
 is_ok('... by which it is known');
+
+# Two periods are those of the schedule, and at least until two runs were due.
+sub schedule { return $db->admin_sql("ALTER DATABASE socialism SET ekksync.schedule = '$_[0]'"); }
+set_name($key[5], 'Bíður');
+schedule('*/20 * * * *');
+is_ok('a change that waits since now, with a run every 20 minutes');
+set_clock(0.65);
+is_ok('... for 39 minutes');
+set_clock(0.75);
+is_degraded('pending_old no_success_to_firestore no_success_to_django', qr/^the oldest pending change has waited for 4\d minutes;/, '... for 45');
+schedule('0 3 1 * *');
+is_ok('... with a run every month');
+set_clock(29 * 24);
+is_ok('... for 29 days');
+set_clock(63 * 24);
+is_degraded('pending_old no_success_to_firestore no_success_to_django', qr/^the oldest pending change has waited for 63 days;/, '... for two months');
+set_clock(0);
+schedule('');
+set_clock(47);
+is_ok('... without a schedule, for almost two days');
+set_clock(49);
+is_degraded('pending_old no_success_to_firestore no_success_to_django', qr/2 days/, '... for longer');
+set_clock(0);
+$db->admin_sql('ALTER DATABASE socialism RESET ekksync.schedule');
+runs_well('a run');
 
 # What was there before the attachment does not count as late.
 $db->sql('SELECT ekksync_detach()');

@@ -92,6 +92,7 @@ CREATE TABLE ekksync.member (
 	last_run bigint
 );
 CREATE INDEX member_due ON ekksync.member (key) WHERE due;
+CREATE INDEX member_first_contact ON ekksync.member (key) WHERE first_contact;
 CREATE INDEX member_tombstone ON ekksync.member (key) WHERE tombstone IS NOT NULL;
 COMMENT ON TABLE ekksync.member IS 'per member: base values with stamps and origins, document updateTime, notes of writes in flight, tombstone, since when its document may be away';
 
@@ -158,6 +159,8 @@ CREATE TABLE ekksync.run (
 	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
 	finished_at timestamptz,
 	phase text NOT NULL DEFAULT 'start',
+	phases jsonb NOT NULL DEFAULT '[]',
+	pid integer,
 	to_firestore integer NOT NULL DEFAULT 0,
 	to_firestore_failed integer NOT NULL DEFAULT 0,
 	to_django integer NOT NULL DEFAULT 0,
@@ -179,7 +182,28 @@ CREATE TABLE ekksync.run (
 	error text
 );
 CREATE INDEX run_started ON ekksync.run (started_at);
-COMMENT ON TABLE ekksync.run IS 'one row per run: figures, cost, outcome';
+COMMENT ON TABLE ekksync.run IS 'one row per run: figures, cost, outcome, what each phase took';
+
+CREATE TABLE ekksync.total (
+	mode text NOT NULL,
+	status text NOT NULL,
+	runs bigint NOT NULL,
+	seconds numeric NOT NULL,
+	to_firestore bigint NOT NULL,
+	to_django bigint NOT NULL,
+	to_firestore_failed bigint NOT NULL,
+	to_django_failed bigint NOT NULL,
+	conflicts bigint NOT NULL,
+	docs_read bigint NOT NULL,
+	docs_written bigint NOT NULL,
+	docs_deleted bigint NOT NULL,
+	requests bigint NOT NULL,
+	retries bigint NOT NULL,
+	bytes_sent bigint NOT NULL,
+	bytes_received bigint NOT NULL,
+	PRIMARY KEY (mode, status)
+);
+COMMENT ON TABLE ekksync.total IS 'the figures of all runs that have ended, summed by mode and outcome: they outlive the records of the runs';
 
 CREATE TABLE ekksync.change_log (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -239,6 +263,7 @@ SELECT pg_catalog.pg_extension_config_dump('ekksync.conflict', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.conflict_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.run', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.run_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.total', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.change_log', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.change_log_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.touched', '');
@@ -374,9 +399,16 @@ CREATE FUNCTION ekksync_status(
 	OUT last_run bigint, OUT last_run_at timestamptz, OUT last_run_status text,
 	OUT next_run timestamptz,
 	OUT paused boolean,
-	OUT health text, OUT reason text)
+	OUT health text, OUT reason text, OUT reasons text[])
 	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_status';
-COMMENT ON FUNCTION ekksync_status() IS 'queue counts, last and next run, pause, health with its reason';
+COMMENT ON FUNCTION ekksync_status() IS 'queue counts, last and next run, pause, health with its reasons';
+
+CREATE FUNCTION ekksync.metrics(
+	OUT name text, OUT labels jsonb, OUT value double precision, OUT type text, OUT help text)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_metrics';
+COMMENT ON FUNCTION ekksync.metrics() IS
+'what a monitoring system should know, without personal data; read through the view ekksync_metrics';
 
 CREATE FUNCTION ekksync_check(OUT "check" text, OUT ok boolean, OUT detail text, OUT hint text)
 	RETURNS SETOF record
@@ -479,6 +511,51 @@ CREATE VIEW ekksync_runs AS
 	FROM ekksync.run;
 COMMENT ON VIEW ekksync_runs IS 'the history of runs, with their cost';
 
+CREATE VIEW ekksync_phases AS
+	SELECT r.id AS run, p.phase,
+		p.took OPERATOR(pg_catalog.*) interval '1 microsecond' AS duration,
+		p.done, p.requests, p.retries, p.docs_read, p.docs_written,
+		p.bytes_sent, p.bytes_received
+	FROM ekksync.run AS r,
+		ROWS FROM (pg_catalog.jsonb_to_recordset(r.phases) AS (
+			phase text, took bigint, done bigint, requests bigint, retries bigint,
+			docs_read bigint, docs_written bigint, bytes_sent bigint, bytes_received bigint)) WITH ORDINALITY AS p
+	ORDER BY r.id, p.ordinality;
+COMMENT ON VIEW ekksync_phases IS 'what each phase of each run did, took and cost';
+
+CREATE VIEW ekksync.at_work AS
+	SELECT pid FROM pg_catalog.pg_locks
+	WHERE locktype OPERATOR(pg_catalog.=) 'advisory'
+		AND database OPERATOR(pg_catalog.=) (SELECT oid FROM pg_catalog.pg_database
+			WHERE datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+		AND classid OPERATOR(pg_catalog.=) 'ekksync.run'::regclass::oid
+		AND objid OPERATOR(pg_catalog.=) 0::oid AND objsubid OPERATOR(pg_catalog.=) 3
+		AND mode OPERATOR(pg_catalog.=) 'ExclusiveLock' AND granted;
+COMMENT ON VIEW ekksync.at_work IS 'the process that holds the run lock of this database';
+
+CREATE VIEW ekksync_progress AS
+	SELECT n.id AS run, n.pid,
+		CASE WHEN n.dry_run AND n.mode OPERATOR(pg_catalog.=) 'sync' THEN 'dry run' ELSE n.mode END AS mode,
+		n.direction, n.phase, n.done, n.total,
+		pg_catalog.round(n.done OPERATOR(pg_catalog./) n.seconds, 1) AS rate,
+		CASE WHEN n.done OPERATOR(pg_catalog.>) 0 THEN pg_catalog.date_trunc('second',
+			pg_catalog.make_interval(secs => ((n.total OPERATOR(pg_catalog.-) n.done)
+				OPERATOR(pg_catalog.*) n.seconds OPERATOR(pg_catalog./) n.done)::double precision)) END AS eta,
+		pg_catalog.date_trunc('second', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) n.started_at) AS elapsed
+	FROM (SELECT r.id, r.pid, r.dry_run, r.mode, r.direction, r.phase, r.started_at,
+			(p.x OPERATOR(pg_catalog.->>) 'done')::numeric AS done,
+			(p.x OPERATOR(pg_catalog.->>) 'total')::numeric AS total,
+			GREATEST(0.001, EXTRACT(epoch FROM pg_catalog.clock_timestamp())::numeric
+				OPERATOR(pg_catalog.-) (p.x OPERATOR(pg_catalog.->>) 'since')::numeric) AS seconds
+		FROM ekksync.run AS r
+			JOIN ekksync.at_work AS w ON w.pid OPERATOR(pg_catalog.=) r.pid
+			CROSS JOIN LATERAL (SELECT r.phases OPERATOR(pg_catalog.->) -1) AS p (x)
+		WHERE r.status OPERATOR(pg_catalog.=) 'running') AS n;
+COMMENT ON VIEW ekksync_progress IS 'the run that is at work: phase, what is done of how much, by the second, and how long the phase will still take';
+
+CREATE VIEW ekksync_metrics AS SELECT * FROM ekksync.metrics();
+COMMENT ON VIEW ekksync_metrics IS 'figures for a monitoring system, by names that stay, without personal data';
+
 CREATE VIEW ekksync_plan AS
 	SELECT key AS member, side, field, old_value, new_value, note, run
 	FROM ekksync.plan ORDER BY run, id;
@@ -506,3 +583,7 @@ REVOKE ALL ON FUNCTION
 	ekksync_diff(),
 	ekksync_doc(text)
 FROM PUBLIC;
+
+/* Monitoring sees how it goes, and no member. */
+GRANT EXECUTE ON FUNCTION ekksync_status() TO pg_monitor;
+GRANT SELECT ON ekksync_progress, ekksync_phases, ekksync_metrics TO pg_monitor;

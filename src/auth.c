@@ -18,6 +18,7 @@
 #include "authint.h"
 #include "settings.h"
 #include "utils/memutils.h"
+#include "waits.h"
 
 #define METADATA_PATH                                                         \
 	"/computeMetadata/v1/instance/service-accounts/default/token"
@@ -92,7 +93,8 @@ send_request(const HttpRequest *request, HttpResponse *response)
 {
 	HttpClient *http =
 		http_open(CurrentMemoryContext, settings.connect_timeout,
-				  Min(settings.request_timeout, TOKEN_TIMEOUT));
+				  Min(settings.request_timeout, TOKEN_TIMEOUT),
+				  wait_event(WAIT_TOKEN));
 
 	for (int attempt = 1;; attempt++)
 	{
@@ -106,7 +108,7 @@ send_request(const HttpRequest *request, HttpResponse *response)
 				  response->status >= 500;
 		if (!passing || attempt == TOKEN_TRIES)
 			return;
-		http_sleep(500 * attempt);
+		http_sleep(500 * attempt, wait_event(WAIT_TOKEN));
 	}
 }
 

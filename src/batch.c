@@ -18,6 +18,7 @@
 #include "sqlvalue.h"
 #include "steps.h"
 #include "store.h"
+#include "waits.h"
 
 /* How often a member is read again when the world moves under it. */
 #define MAX_ROUNDS 6
@@ -373,7 +374,7 @@ batch_run(Run *run, List *keys)
 		List *copy = NIL;
 
 		if (round > 0)
-			http_sleep(50 << round);
+			http_sleep(50 << round, wait_event(WAIT_ROWS));
 		MemoryContextSwitchTo(key_cxt);
 		foreach (lc, keys)
 			copy = lappend(copy, pstrdup(lfirst(lc)));
@@ -395,7 +396,7 @@ batch_read(Run *run, Batch *batch, List *keys)
 	{
 		if (++round == MAX_ROUNDS)
 			return false;
-		http_sleep(50 << round);
+		http_sleep(50 << round, wait_event(WAIT_ROWS));
 	}
 	return true;
 }

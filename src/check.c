@@ -15,6 +15,7 @@
 
 #include "auth.h"
 #include "firestore.h"
+#include "health.h"
 #include "look.h"
 #include "mapping.h"
 #include "scope.h"
@@ -87,43 +88,15 @@ check_mapping(Checks *c, const Mapping *map)
 static void
 check_triggers(Checks *c, const Mapping *map)
 {
-	Oid types[] = {OIDOID};
-	Datum queue = ObjectIdGetDatum(map->queue_relid);
-	SqlScope scope;
-	int missing = 0;
-	int i;
+	List *unwatched = health_unwatched(map);
+	ListCell *lc;
 
-	sql_enter(&scope, ekksync_owner_oid());
-	for (i = 0; i < map->nwatched; i++)
-	{
-		Datum values[] = {ObjectIdGetDatum(map->watched[i].relid)};
-
-		sql_run("SELECT count(*), $1::regclass::text FROM pg_trigger "
-				"WHERE tgrelid = $1 AND tgenabled <> 'D' "
-				"AND tgfoid = 'ekksync.capture'::regproc",
-				1, types, values, NULL, true, 0);
-		if (sql_get_int8(0, 1) >= 2)
-			continue;
-		missing++;
+	foreach (lc, unwatched)
 		add(c, "triggers", false,
 			psprintf("a trigger on %s is missing or disabled",
-					 sql_get_text(0, 2, CurrentMemoryContext)),
+					 (char *) lfirst(lc)),
 			"Call ekksync_attach() again: it mends what is missing.");
-	}
-	sql_run("SELECT count(*), $1::regclass::text FROM pg_trigger "
-			"WHERE tgrelid = $1 AND tgenabled <> 'D' "
-			"AND tgfoid = 'ekksync.note_by_hand'::regproc",
-			1, types, &queue, NULL, true, 0);
-	if (sql_get_int8(0, 1) < 2)
-	{
-		missing++;
-		add(c, "triggers", false,
-			psprintf("a trigger on %s is missing or disabled",
-					 sql_get_text(0, 2, CurrentMemoryContext)),
-			"Call ekksync_attach() again: it mends what is missing.");
-	}
-	sql_leave(&scope);
-	if (missing == 0)
+	if (unwatched == NIL)
 		add(c, "triggers", true, psprintf("tables watched: %d", map->nwatched),
 			NULL);
 }

@@ -15,9 +15,9 @@
 #include "utils/memutils.h"
 
 #include "http.h"
+#include "progress.h"
 #include "queue.h"
 #include "rows.h"
-#include "run.h"
 #include "store.h"
 
 /* What ekksync.on_remote_delete lets stand. */
@@ -429,9 +429,14 @@ diff_members(Run *run)
 	docs.query.cxt = run->cxt;
 	docs.cxt = AllocSetContextCreate(run->cxt, "ekksync documents",
 									 ALLOCSET_DEFAULT_SIZES);
+	tx_begin();
+	progress_total(run, store_count_members());
+	tx_commit();
+	run_progress(run, 0);
 	for (;;)
 	{
 		List *keys;
+		int n;
 
 		CHECK_FOR_INTERRUPTS();
 		more_documents(run, &docs);
@@ -443,7 +448,9 @@ diff_members(Run *run)
 		if (after != NULL)
 			pfree(after);
 		after = MemoryContextStrdup(run->cxt, llast(keys));
+		n = list_length(keys);
 		compare_batch(run, &docs, keys);
+		run_progress(run, n);
 	}
 	MemoryContextSwitchTo(run->cxt);
 	MemoryContextDelete(docs.cxt);

@@ -14,6 +14,7 @@
 #include "pg_compat.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "waits.h"
 
 /* Delays between tries in milliseconds. */
 #define BACKOFF_START 250
@@ -91,7 +92,8 @@ fs_open(MemoryContext owner, const FsConfig *config)
 	client->root = psprintf("projects/%s/databases/%s/documents",
 							config->project, config->database_id);
 	client->http =
-		http_open(owner, config->connect_timeout, config->request_timeout);
+		http_open(owner, config->connect_timeout, config->request_timeout,
+				  wait_event(WAIT_FIRESTORE));
 	MemoryContextSwitchTo(old);
 	return client;
 }
@@ -343,8 +345,11 @@ get_token(FsClient *client, bool refresh, FsError *err)
 		client->token =
 			client->config.token(client->config.token_arg, refresh, &why);
 	if (client->token == NULL)
+	{
 		fs_fail(err, FS_STOP, "no credentials for the Firestore service: %s",
 				why.message ? why.message : "no token");
+		strlcpy(err->status, "UNAUTHENTICATED", sizeof(err->status));
+	}
 	return client->token != NULL;
 }
 
@@ -427,7 +432,8 @@ fs_backoff(int attempt, int at_least)
 		delay = Min(BACKOFF_START << attempt, BACKOFF_CAP);
 	jitter = pg_prng_double(&pg_global_prng_state);
 	delay = (int) (delay * (0.5 + jitter / 2));
-	http_sleep(Max(delay, Min(at_least, RETRY_AFTER_CAP)));
+	http_sleep(Max(delay, Min(at_least, RETRY_AFTER_CAP)),
+			   wait_event(WAIT_RETRY));
 }
 
 void

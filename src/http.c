@@ -25,7 +25,6 @@
 
 #include "http.h"
 #include "miscadmin.h"
-#include "pg_compat.h"
 #include "pgstat.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
@@ -56,6 +55,7 @@ struct HttpClient
 {
 	int connect_timeout;
 	int request_timeout;
+	uint32 wait_event;
 	CURLM *multi;
 	int mux;	 /* epoll descriptor, -1 if none */
 	int nfds;	 /* external descriptors reserved */
@@ -70,7 +70,6 @@ struct HttpClient
 static struct
 {
 	bool ready; /* libcurl is initialized */
-	uint32 wait_event;
 } http;
 
 /* Milliseconds of a clock that never goes back. */
@@ -92,7 +91,6 @@ http_init(void)
 	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
 		ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
 						errmsg("could not initialize libcurl")));
-	http.wait_event = WaitEventExtensionNew("EkksyncHttp");
 	http.ready = true;
 }
 
@@ -236,7 +234,8 @@ client_close(void *arg)
 }
 
 HttpClient *
-http_open(MemoryContext owner, int connect_timeout, int request_timeout)
+http_open(MemoryContext owner, int connect_timeout, int request_timeout,
+		  uint32 wait_event)
 {
 	HttpClient *client;
 	bool ok;
@@ -245,6 +244,7 @@ http_open(MemoryContext owner, int connect_timeout, int request_timeout)
 	client = MemoryContextAllocZero(owner, sizeof(HttpClient));
 	client->connect_timeout = connect_timeout;
 	client->request_timeout = request_timeout;
+	client->wait_event = wait_event;
 	client->mux = -1;
 	client->timer = -1;
 	client->callback.func = client_close;
@@ -653,7 +653,7 @@ client_wait(HttpClient *client)
 		timeout = (long) Max(client->timer - now_ms(), 0);
 	}
 	events = WaitLatchOrSocket(MyLatch, events, client->mux, timeout,
-							   http.wait_event);
+							   client->wait_event);
 	if (events & WL_LATCH_SET)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
@@ -734,11 +734,10 @@ http_stats(const HttpClient *client)
 }
 
 void
-http_sleep(int milliseconds)
+http_sleep(int milliseconds, uint32 wait_event)
 {
 	int64 until = now_ms() + milliseconds;
 
-	http_init();
 	for (;;)
 	{
 		int64 left = until - now_ms();
@@ -748,7 +747,7 @@ http_sleep(int milliseconds)
 			break;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 (long) left, http.wait_event);
+						 (long) left, wait_event);
 		ResetLatch(MyLatch);
 	}
 }

@@ -57,10 +57,10 @@ typedef struct HttpStats
 /*
  * Open a client.  All of it (curl handles, sockets, epoll fd) is freed with
  * the memory context owner, whether it ends normally or by an error.
- * Timeouts in milliseconds.
+ * Timeouts in milliseconds.  wait_event: what pg_stat_activity says meanwhile.
  */
 extern HttpClient *http_open(MemoryContext owner, int connect_timeout,
-							 int request_timeout);
+							 int request_timeout, uint32 wait_event);
 
 /*
  * Perform n requests, at most four at a time; returns when all have an
@@ -77,6 +77,6 @@ extern void http_perform(HttpClient *client, const HttpRequest *requests,
 extern const HttpStats *http_stats(const HttpClient *client);
 
 /* Sleep, served by the latch like http_perform. */
-extern void http_sleep(int milliseconds);
+extern void http_sleep(int milliseconds, uint32 wait_event);
 
 #endif /* EKKSYNC_HTTP_H */

@@ -226,6 +226,22 @@ store_decide_entries(Run *run, List *entries)
 	sql_leave(&scope);
 }
 
+/* How many store_unclosed would find. */
+int64
+store_count_unclosed(void)
+{
+	SqlScope scope;
+	int64 n;
+
+	store_sql(&scope,
+			  "SELECT count(*) FROM ekksync.inbox "
+			  "WHERE status = 'synced' OR status = 'failed'",
+			  0, NULL, NULL, NULL);
+	n = sql_get_int8(0, 1);
+	sql_leave(&scope);
+	return n;
+}
+
 /* Entries that are decided, but whose documents do not say so yet. */
 List *
 store_unclosed(const char *after, int limit, MemoryContext cxt)

@@ -18,6 +18,7 @@
 
 #include "auth.h"
 #include "firestore.h"
+#include "health.h"
 #include "look.h"
 #include "mapping.h"
 #include "scope.h"
@@ -107,69 +108,20 @@ ekksync_queue_counts(PG_FUNCTION_ARGS)
 
 /* ---- status ---- */
 
-typedef struct Status
+/* How many rows of the queue are done: all others are in Health. */
+static int64
+count_synced(const Mapping *map)
 {
-	int64 pending;
-	int64 synced;
-	int64 failed;
-	TimestampTz oldest;
-	int64 first_contact;
-	int64 run;
-	TimestampTz run_at;
-	char *run_status;
-	char *run_error;
-	bool paused;
-	char *paused_reason;
-	int64 entries_failed;
-	int64 skew; /* of the last run, microseconds; 0 if unknown */
-	int64 skew_error;
-} Status;
-
-static void
-read_status(const Mapping *map, Status *s)
-{
-	MemoryContext cxt = CurrentMemoryContext;
 	SqlScope scope;
+	int64 n;
 
 	sql_enter(&scope, map->queue_owner);
-	sql_run(psprintf("SELECT count(*) FILTER (WHERE sync_status = 'pending'), "
-					 "count(*) FILTER (WHERE sync_status = 'synced'), "
-					 "count(*) FILTER (WHERE sync_status = 'failed'), "
-					 "min(created_at) FILTER (WHERE sync_status = 'pending') "
-					 "FROM %s",
+	sql_run(psprintf("SELECT count(*) FROM %s WHERE sync_status = 'synced'",
 					 map->queue_table),
 			0, NULL, NULL, NULL, true, 0);
-	s->pending = sql_get_int8(0, 1);
-	s->synced = sql_get_int8(0, 2);
-	s->failed = sql_get_int8(0, 3);
-	s->oldest = sql_get_time(0, 4);
+	n = sql_get_int8(0, 1);
 	sql_leave(&scope);
-
-	sql_enter(&scope, ekksync_owner_oid());
-	sql_run(
-		"SELECT s.paused, s.paused_reason, r.id, r.started_at, r.status, "
-		"r.error, (SELECT count(*) FROM ekksync.member WHERE first_contact), "
-		"(SELECT count(*) FROM ekksync.inbox WHERE error_message IS NOT "
-		"NULL), (extract(epoch FROM r.skew) * 1000000)::int8, "
-		"(extract(epoch FROM r.skew_error) * 1000000)::int8 "
-		"FROM ekksync.state s LEFT JOIN LATERAL (SELECT * FROM ekksync.run "
-		"WHERE NOT dry_run OR mode = 'observe' ORDER BY id DESC LIMIT 1) r "
-		"ON true",
-		0, NULL, NULL, NULL, true, 0);
-	if (SPI_processed > 0)
-	{
-		s->paused = sql_get_bool(0, 1);
-		s->paused_reason = sql_get_text(0, 2, cxt);
-		s->run = sql_get_int8(0, 3);
-		s->run_at = sql_get_time(0, 4);
-		s->run_status = sql_get_text(0, 5, cxt);
-		s->run_error = sql_get_text(0, 6, cxt);
-		s->first_contact = sql_get_int8(0, 7);
-		s->entries_failed = sql_get_int8(0, 8);
-		s->skew = sql_get_int8(0, 9);
-		s->skew_error = sql_get_int8(0, 10);
-	}
-	sql_leave(&scope);
+	return n;
 }
 
 char *
@@ -180,53 +132,23 @@ clock_text(int64 skew)
 					skew < 0 ? "ahead of" : "behind");
 }
 
-/* ok, observe, degraded, paused or detached, with the reason. */
-static const char *
-judge_health(const Mapping *map, const Status *s, char **reason)
-{
-	*reason = NULL;
-	if (map == NULL)
-	{
-		*reason = "nothing is attached";
-		return "detached";
-	}
-	if (s->paused)
-	{
-		*reason = s->paused_reason;
-		return "paused";
-	}
-	if (map->problem != NULL)
-		*reason = psprintf("the mapping cannot be used: %s", map->problem);
-	else if (s->run_status != NULL &&
-			 (strcmp(s->run_status, "failed") == 0 ||
-			  strcmp(s->run_status, "interrupted") == 0))
-		*reason =
-			psprintf("the last run %s: %s",
-					 strcmp(s->run_status, "failed") == 0 ? "failed"
-														  : "was interrupted",
-					 s->run_error ? s->run_error : "its worker ended");
-	else if (settings_clock_wrong(s->skew, s->skew_error))
-		*reason = psprintf(
-			"at the last run this server's clock was %s; fields changed on "
-			"both sides wait until it is right",
-			clock_text(s->skew));
-	else if (s->failed + s->entries_failed > 0)
-		*reason = psprintf("failed changes, see ekksync_failed: " INT64_FORMAT
-						   " of Django, " INT64_FORMAT " of Firestore",
-						   s->failed, s->entries_failed);
-	if (*reason != NULL)
-		return "degraded";
-	if (settings.mode != MODE_OBSERVE)
-		return "ok";
-	*reason = "ekksync.mode is observe: runs report, and write nothing";
-	return "observe";
-}
-
 static Datum
 text_or_null(const char *s, bool *isnull)
 {
 	*isnull = s == NULL;
 	return s == NULL ? (Datum) 0 : CStringGetTextDatum(s);
+}
+
+static Datum
+words_of(const Health *h)
+{
+	List *list = health_words(h);
+	char **words = palloc(sizeof(char *) * (list_length(list) + 1));
+	int i;
+
+	for (i = 0; i < list_length(list); i++)
+		words[i] = list_nth(list, i);
+	return sql_text_array(words, list_length(list));
 }
 
 /*
@@ -236,33 +158,33 @@ Datum
 ekksync_status(PG_FUNCTION_ARGS)
 {
 	const Mapping *map = mapping_get();
-	Status s = {0};
 	TupleDesc desc;
-	Datum values[12];
-	bool isnull[12] = {false};
-	char *reason;
-	const char *health;
+	Datum values[13];
+	bool isnull[13] = {false};
+	Health h;
 
-	if (map != NULL)
-		read_status(map, &s);
-	health = judge_health(map, &s, &reason);
+	health_judge(&h, map);
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
-	values[0] = Int64GetDatum(s.pending);
-	values[1] = Int64GetDatum(s.synced);
-	values[2] = Int64GetDatum(s.failed);
-	values[3] = TimestampTzGetDatum(s.oldest);
-	isnull[3] = s.oldest == 0;
-	values[4] = Int64GetDatum(s.first_contact);
-	values[5] = Int64GetDatum(s.run);
-	values[6] = TimestampTzGetDatum(s.run_at);
-	isnull[5] = isnull[6] = s.run == 0;
-	values[7] = text_or_null(s.run_status, &isnull[7]);
+	values[0] = Int64GetDatum(h.pending);
+	values[1] = Int64GetDatum(map != NULL && map->queue_table != NULL &&
+									  map->queue_lacks == NULL
+								  ? count_synced(map)
+								  : 0);
+	values[2] = Int64GetDatum(h.failed);
+	values[3] = TimestampTzGetDatum(h.oldest);
+	isnull[3] = h.oldest == 0;
+	values[4] = Int64GetDatum(h.first_contact);
+	values[5] = Int64GetDatum(h.run.id);
+	values[6] = TimestampTzGetDatum(h.run.started_at);
+	isnull[5] = isnull[6] = h.run.id == 0;
+	values[7] = text_or_null(h.run.status, &isnull[7]);
 	values[8] = (Datum) 0;
 	isnull[8] = true; /* nothing is scheduled */
-	values[9] = BoolGetDatum(s.paused);
-	values[10] = CStringGetTextDatum(health);
-	values[11] = text_or_null(reason, &isnull[11]);
+	values[9] = BoolGetDatum(h.paused);
+	values[10] = CStringGetTextDatum(h.state);
+	values[11] = text_or_null(health_text(&h), &isnull[11]);
+	values[12] = words_of(&h);
 	PG_RETURN_DATUM(HeapTupleGetDatum(
 		heap_form_tuple(BlessTupleDesc(desc), values, isnull)));
 }

@@ -10,7 +10,7 @@
 #include "utils/json.h"
 #include "utils/memutils.h"
 
-#include "run.h"
+#include "progress.h"
 #include "settings.h"
 #include "steps.h"
 #include "store.h"
@@ -216,6 +216,7 @@ pull_entries(Run *run, bool anew)
 			store_stage(entries, n);
 			tx_commit();
 			at_step(staged);
+			run_progress(run, anew ? n : 0);
 		}
 	}
 	run->staged_at = asked;
@@ -256,7 +257,9 @@ pull_scan(Run *run)
 	{
 		tx_begin();
 		store_run_scan(run, settings_scan_name(SCAN_FULL));
+		progress_total(run, store_count_members());
 		tx_commit();
+		run_progress(run, 0);
 	}
 	query.collection = "members";
 	query.limit = EKKSYNC_READ_PAGE;
@@ -300,6 +303,7 @@ pull_scan(Run *run)
 		at_step(scanned);
 		if (n > 0)
 			after = MemoryContextStrdup(run->cxt, keys[n - 1]);
+		run_progress(run, n);
 	}
 	return true;
 }
@@ -434,8 +438,14 @@ pull_close_entries(Run *run)
 	List *entries;
 	ListCell *lc;
 
+	tx_begin();
+	progress_total(run, store_count_unclosed());
+	tx_commit();
+	run_progress(run, 0);
 	for (;;)
 	{
+		int n;
+
 		MemoryContextReset(run->page_cxt);
 		MemoryContextSwitchTo(run->page_cxt);
 		tx_begin();
@@ -446,9 +456,11 @@ pull_close_entries(Run *run)
 		foreach (lc, entries)
 			if (!((UnclosedEntry *) lfirst(lc))->decided)
 				run->figures.to_django_failed++;
+		n = list_length(entries);
 		close_entries(run, entries);
 		after =
 			MemoryContextStrdup(run->cxt,
 								((UnclosedEntry *) llast(entries))->doc_id);
+		run_progress(run, n);
 	}
 }

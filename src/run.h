@@ -86,6 +86,7 @@ typedef struct Run
 	FieldPath sync_write; /* the mark of the last write that was taken */
 	int nwrites;		  /* times that a batch was sent */
 	RunFigures figures;
+	List *phases; /* RunPhase, see progress.c */
 
 	/* for the guard */
 	int64 members;			  /* when it first asked; -1: it has not */
@@ -318,6 +319,13 @@ extern List *merge_keys(List *a, List *b, int limit);
  * run goes on and ends as failed.  The reason goes to the log, masked.
  */
 extern void run_stuck(Run *run, const Member *m, const ErrorData *error);
+
+/*
+ * n more are done in the present phase (0: it is only known how many there
+ * are): put that, and the figures so far, on record, in a transaction of its
+ * own.
+ */
+extern void run_progress(Run *run, int64 n);
 
 /* The queue is read: no row of it was written later than now. */
 extern void run_tell_time(Run *run);

@@ -8,9 +8,13 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
+#include "progress.h"
 #include "scope.h"
+#include "settings.h"
 #include "sqlvalue.h"
 #include "store.h"
 
@@ -152,7 +156,131 @@ store_scanned(TimestampTz at, bool full)
 				   2, types, values, NULL);
 }
 
+/* ---- what is told by NOTIFY, when the transaction is committed ---- */
+
+/* sqlstate may be NULL; changes: queue rows and entries that failed. */
+static void
+notify_failure(int64 run_id, const char *status, const char *sqlstate,
+			   const char *phase, int64 changes)
+{
+	Async_Notify(EKKSYNC_CHANNEL,
+				 psprintf("{\"event\":\"failure\",\"run\":" INT64_FORMAT
+						  ",\"status\":\"%s\",\"sqlstate\":%s%s%s,"
+						  "\"phase\":\"%s\",\"changes\":" INT64_FORMAT "}",
+						  run_id, status, sqlstate ? "\"" : "",
+						  sqlstate ? sqlstate : "null", sqlstate ? "\"" : "",
+						  phase, changes));
+}
+
+/* A run has succeeded: were there others before it that had not? */
+static void
+notify_recovery(int64 run_id)
+{
+	Oid types[] = {INT8OID};
+	Datum values[] = {Int64GetDatum(run_id)};
+	SqlScope scope;
+	int64 failed;
+
+	store_sql(&scope,
+			  "SELECT count(*) FROM ekksync.run WHERE id < $1 "
+			  "AND (NOT dry_run OR mode = 'observe') AND id > coalesce(("
+			  "SELECT id FROM ekksync.run WHERE id < $1 AND status = "
+			  "'success' AND (NOT dry_run OR mode = 'observe') "
+			  "ORDER BY id DESC LIMIT 1), 0)",
+			  1, types, values, NULL);
+	failed = sql_get_int8(0, 1);
+	sql_leave(&scope);
+	if (failed > 0)
+		Async_Notify(EKKSYNC_CHANNEL,
+					 psprintf("{\"event\":\"recovery\",\"run\":" INT64_FORMAT
+							  ",\"after\":" INT64_FORMAT "}",
+							  run_id, failed));
+}
+
+static void
+notify_end(const Run *run, const RunEnd *end)
+{
+	bool success = strcmp(end->status, "success") == 0;
+	int64 changes = run->opt.dry_run ? 0
+									 : run->figures.to_firestore_failed +
+										   run->figures.to_django_failed;
+
+	if (run->opt.dry_run && (run->opt.diff || settings.mode != MODE_OBSERVE))
+		return;
+	if (!success || changes > 0)
+		notify_failure(run->id, end->status, end->sqlstate,
+					   progress_last_work(run), changes);
+	if (success)
+		notify_recovery(run->id);
+}
+
 /* ---- runs ---- */
+
+/* Add runs that have ended to the sums, which outlive their records. */
+static void
+add_to_totals(const int64 *ids, int n)
+{
+	Oid types[] = {INT8ARRAYOID};
+	Datum values[] = {sql_int8_array(ids, n)};
+
+	if (n == 0)
+		return;
+	store_sql_only(
+		"INSERT INTO ekksync.total AS t SELECT "
+		"CASE WHEN dry_run AND mode = 'sync' THEN 'dry_run' ELSE mode END, "
+		"status, count(*), sum(extract(epoch FROM finished_at - started_at)), "
+		"sum(CASE WHEN dry_run THEN 0 ELSE to_firestore END), "
+		"sum(CASE WHEN dry_run THEN 0 ELSE to_django END), "
+		"sum(CASE WHEN dry_run THEN 0 ELSE to_firestore_failed END), "
+		"sum(CASE WHEN dry_run THEN 0 ELSE to_django_failed END), "
+		"sum(CASE WHEN dry_run THEN 0 ELSE conflicts END), "
+		"sum(docs_read), sum(docs_written), sum(docs_deleted), "
+		"sum(requests), sum(retries), sum(bytes_sent), sum(bytes_received) "
+		"FROM ekksync.run WHERE id = ANY ($1) GROUP BY 1, 2 "
+		"ON CONFLICT (mode, status) DO UPDATE SET runs = t.runs + "
+		"excluded.runs, seconds = t.seconds + excluded.seconds, "
+		"to_firestore = t.to_firestore + excluded.to_firestore, "
+		"to_django = t.to_django + excluded.to_django, "
+		"to_firestore_failed = t.to_firestore_failed + "
+		"excluded.to_firestore_failed, "
+		"to_django_failed = t.to_django_failed + excluded.to_django_failed, "
+		"conflicts = t.conflicts + excluded.conflicts, "
+		"docs_read = t.docs_read + excluded.docs_read, "
+		"docs_written = t.docs_written + excluded.docs_written, "
+		"docs_deleted = t.docs_deleted + excluded.docs_deleted, "
+		"requests = t.requests + excluded.requests, "
+		"retries = t.retries + excluded.retries, "
+		"bytes_sent = t.bytes_sent + excluded.bytes_sent, "
+		"bytes_received = t.bytes_received + excluded.bytes_received",
+		1, types, values, NULL);
+}
+
+void
+store_runs_interrupted(void)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	SqlScope scope;
+	int64 *ids;
+	int n;
+	int i;
+
+	store_sql(&scope,
+			  "UPDATE ekksync.run SET status = 'interrupted', "
+			  "finished_at = clock_timestamp() WHERE status = 'running' "
+			  "RETURNING id, phase, NOT dry_run OR mode = 'observe'",
+			  0, NULL, NULL, NULL);
+	n = (int) SPI_processed;
+	ids = MemoryContextAlloc(cxt, sizeof(int64) * (n + 1));
+	for (i = 0; i < n; i++)
+	{
+		ids[i] = sql_get_int8(i, 1);
+		if (sql_get_bool(i, 3))
+			notify_failure(ids[i], "interrupted", NULL,
+						   sql_get_text(i, 2, CurrentMemoryContext), 0);
+	}
+	sql_leave(&scope);
+	add_to_totals(ids, n);
+}
 
 /*
  * Open a run's record: its number goes to the run.  Records left open
@@ -163,20 +291,21 @@ void
 store_run_start(Run *run, const char *direction, const char *mode,
 				const char *scan)
 {
-	Oid types[] = {TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID};
-	Datum values[] = {sql_text(direction), BoolGetDatum(run->opt.dry_run),
-					  BoolGetDatum(run->opt.nonly >= 0), sql_text(scan),
-					  sql_text(mode)};
+	Oid types[] = {TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, INT4OID};
+	Datum values[] = {sql_text(direction),
+					  BoolGetDatum(run->opt.dry_run),
+					  BoolGetDatum(run->opt.nonly >= 0),
+					  sql_text(scan),
+					  sql_text(mode),
+					  Int32GetDatum(MyProcPid)};
 	SqlScope scope;
 
-	store_sql_only("UPDATE ekksync.run SET status = 'interrupted', "
-				   "finished_at = clock_timestamp() WHERE status = 'running'",
-				   0, NULL, NULL, NULL);
-	store_sql(
-		&scope,
-		"INSERT INTO ekksync.run (direction, dry_run, partial, scan, mode) "
-		"VALUES ($1, $2, $3, $4, $5) RETURNING id, started_at",
-		5, types, values, NULL);
+	store_runs_interrupted();
+	store_sql(&scope,
+			  "INSERT INTO ekksync.run (direction, dry_run, partial, scan, "
+			  "mode, pid) VALUES ($1, $2, $3, $4, $5, $6) "
+			  "RETURNING id, started_at",
+			  6, types, values, NULL);
 	run->id = sql_get_int8(0, 1);
 	run->started_at = sql_get_time(0, 2);
 	sql_leave(&scope);
@@ -244,7 +373,7 @@ store_run_progress(Run *run, const char *phase)
 	FsCost cost = *fs_cost(run->fs);
 	const FsClock *clock = fs_clock(run->fs);
 	RunFigures *f = &run->figures;
-	Oid types[18];
+	Oid types[19];
 	Datum values[] = {Int64GetDatum(run->id),
 					  sql_text(phase),
 					  Int64GetDatum(f->to_firestore),
@@ -261,6 +390,7 @@ store_run_progress(Run *run, const char *phase)
 					  Int64GetDatum(cost.retries),
 					  Int64GetDatum(run->peak_memory),
 					  Int64GetDatum(run->docs_scanned),
+					  sql_text(progress_json(run)),
 					  Int64GetDatum(clock->skew),
 					  Int64GetDatum(clock->error)};
 	char nulls[lengthof(values) + 1];
@@ -271,20 +401,21 @@ store_run_progress(Run *run, const char *phase)
 		types[i] = INT8OID;
 		nulls[i] = ' ';
 	}
-	types[1] = TEXTOID;
+	types[1] = types[16] = TEXTOID;
 	nulls[i] = '\0';
 	if (!clock->known)
 		nulls[i - 1] = nulls[i - 2] = 'n';
-	store_sql_only("UPDATE ekksync.run SET phase = $2, to_firestore = $3, "
-				   "to_firestore_failed = $4, to_django = $5, "
-				   "to_django_failed = $6, conflicts = $7, docs_read = $8, "
-				   "docs_written = $9, docs_deleted = $10, bytes_sent = $11, "
-				   "bytes_received = $12, requests = $13, retries = $14, "
-				   "peak_memory_kb = nullif($15, 0), docs_scanned = $16, "
-				   "skew = $17 * interval '1 microsecond', "
-				   "skew_error = $18 * interval '1 microsecond' "
-				   "WHERE id = $1",
-				   lengthof(values), types, values, nulls);
+	store_sql_only(
+		"UPDATE ekksync.run SET phase = $2, to_firestore = $3, "
+		"to_firestore_failed = $4, to_django = $5, "
+		"to_django_failed = $6, conflicts = $7, docs_read = $8, "
+		"docs_written = $9, docs_deleted = $10, bytes_sent = $11, "
+		"bytes_received = $12, requests = $13, retries = $14, "
+		"peak_memory_kb = nullif($15, 0), docs_scanned = $16, "
+		"phases = $17::jsonb, skew = $18 * interval '1 microsecond', "
+		"skew_error = $19 * interval '1 microsecond' "
+		"WHERE id = $1",
+		lengthof(values), types, values, nulls);
 }
 
 void
@@ -300,6 +431,8 @@ store_run_end(Run *run, const RunEnd *end)
 	store_sql_only("UPDATE ekksync.run SET status = $2, sqlstate = $3, "
 				   "error = $4, finished_at = clock_timestamp() WHERE id = $1",
 				   4, types, values, nulls);
+	add_to_totals(&run->id, 1);
+	notify_end(run, end);
 }
 
 /* Number of the newest run that is open, 0 if none. */

@@ -22,6 +22,7 @@
 
 #include "http.h"
 #include "steps.h"
+#include "waits.h"
 
 #define STOP_FILE "stop"
 #define STOPPED_FILE "stopped"
@@ -82,7 +83,7 @@ step_reached(RunStep step)
 	write_line(making, "w", psprintf("%s %d", name, MyProcPid));
 	(void) rename(making, stopped);
 	while (is_to_stop_at(name))
-		http_sleep(POLL_MS);
+		http_sleep(POLL_MS, wait_event(WAIT_STEP));
 	(void) unlink(stopped);
 }
 

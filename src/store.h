@@ -83,6 +83,11 @@ extern void store_forget_base(void);
 extern void store_scanned(TimestampTz at, bool full);
 
 /* runs */
+/*
+ * Close the records of runs that died as interrupted.  The caller knows that
+ * none goes on: it holds the run lock.
+ */
+extern void store_runs_interrupted(void);
 extern void store_run_start(Run *run, const char *direction, const char *mode,
 							const char *scan);
 extern void store_run_scan(Run *run, const char *scan);
@@ -195,6 +200,7 @@ extern void store_read_entries(Member **members, int n, MemoryContext cxt);
 extern void store_read_failed(Member **members, int n, MemoryContext cxt);
 extern void store_decide_entries(Run *run, List *entries);
 extern List *store_unclosed(const char *after, int limit, MemoryContext cxt);
+extern int64 store_count_unclosed(void);
 extern void store_close(char **doc_ids, int n);
 
 /* audit */

@@ -25,6 +25,7 @@
 
 #include "auth.h"
 #include "fence.h"
+#include "progress.h"
 #include "queue.h"
 #include "scope.h"
 #include "settings.h"
@@ -159,19 +160,33 @@ note_memory(Run *run)
 	fclose(f);
 }
 
-/* A phase begins: for the record and for pg_stat_activity. */
+/* Put figures and progress on record, and into pg_stat_activity. */
 static void
-enter_phase(Run *run, const char *phase)
+record_progress(Run *run)
 {
-	char *activity =
-		psprintf("ekksync run " INT64_FORMAT ": %s", run->id, phase);
+	char *activity = progress_activity(run);
 
 	note_memory(run);
 	tx_begin();
-	store_run_progress(run, phase);
+	store_run_progress(run, progress_name(run));
 	tx_commit();
 	pgstat_report_activity(STATE_RUNNING, activity);
 	pfree(activity);
+}
+
+/* A phase begins; total: how much there is to do in it, -1: not known. */
+static void
+enter_phase(Run *run, const char *phase, int64 total)
+{
+	progress_phase(run, phase, total);
+	record_progress(run);
+}
+
+void
+run_progress(Run *run, int64 n)
+{
+	progress_done(run, n);
+	record_progress(run);
 }
 
 /* ---- before the run ---- */
@@ -351,21 +366,28 @@ next_batch(Run *run, char **after)
 	return keys;
 }
 
-/*
- * Do all members have to be looked at before the first is written, for the
- * mass guard?  Not where one batch is all, or nobody could be too many.
- */
-static bool
-needs_survey(Run *run)
+/* How many members have something to do? */
+static int64
+count_members(Run *run)
 {
 	char *after = NULL;
 	List *keys;
 	int64 n = 0;
 
-	if (!guard_watches(run))
-		return false;
 	while ((keys = next_batch(run, &after)) != NIL)
 		n += list_length(keys);
+	return n;
+}
+
+/*
+ * Do all of these n have to be looked at before the first is written, for the
+ * mass guard?  Not where one batch is all, or nobody could be too many.
+ */
+static bool
+needs_survey(Run *run, int64 n)
+{
+	if (!guard_watches(run))
+		return false;
 	return n > EKKSYNC_MEMBER_PAGE && guard_is_too_many(run, n);
 }
 
@@ -383,8 +405,11 @@ survey(Run *run)
 
 	while ((keys = next_batch(run, &after)) != NIL)
 	{
-		n += list_length(keys);
+		int size = list_length(keys);
+
+		n += size;
 		readable = readable && batch_survey(run, keys);
+		run_progress(run, size);
 	}
 	if (readable)
 		guard_survey_end(run);
@@ -396,20 +421,23 @@ survey(Run *run)
 static void
 run_members(Run *run)
 {
+	int64 n = count_members(run);
 	char *after = NULL;
 	List *keys;
 
-	if (needs_survey(run))
+	if (needs_survey(run, n))
 	{
-		enter_phase(run, "survey");
+		enter_phase(run, "survey", n);
 		if (!survey(run))
 			return;
 	}
-	enter_phase(run, "members");
+	enter_phase(run, "members", n);
 	while ((keys = next_batch(run, &after)) != NIL)
 	{
+		int size = list_length(keys);
+
 		batch_run(run, keys);
-		enter_phase(run, "members");
+		run_progress(run, size);
 	}
 }
 
@@ -419,11 +447,11 @@ run_phases(Run *run)
 	bool scanned = false;
 
 	fence_raise(run);
-	enter_phase(run, "stage");
+	enter_phase(run, "stage", -1);
 	pull_entries(run, true);
 	if (run->opt.diff)
 	{
-		enter_phase(run, "compare");
+		enter_phase(run, "compare", -1);
 		diff_members(run);
 		tx_begin();
 		store_unstage();
@@ -432,7 +460,7 @@ run_phases(Run *run)
 	}
 	if (run->opt.pull)
 	{
-		enter_phase(run, "scan");
+		enter_phase(run, "scan", -1);
 		scanned = pull_scan(run);
 	}
 	run_members(run);
@@ -447,7 +475,7 @@ run_phases(Run *run)
 	}
 	else if (run->opt.pull)
 	{
-		enter_phase(run, "close");
+		enter_phase(run, "close", -1);
 		pull_close_entries(run);
 		tx_begin();
 		if (scanned)
@@ -498,6 +526,8 @@ start_run(Run *run)
 	make_mask(run);
 	tx_commit();
 	open_client(run);
+	progress_phase(run, "start", -1);
+	pgstat_report_activity(STATE_RUNNING, progress_activity(run));
 }
 
 /* Close the run's record; error NULL: success. */
@@ -529,7 +559,7 @@ end_run(Run *run, const ErrorData *error)
 		ereport(LOG, (errmsg("ekksync run " INT64_FORMAT " failed: %s",
 							 run->id, mask_message(error->message))));
 	}
-	enter_phase(run, end.phase); /* who was told must find that we know */
+	enter_phase(run, end.phase, -1); /* who was told must find that we know */
 	fence_lower(run, error);
 	at_step(told);
 	tx_begin();

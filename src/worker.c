@@ -34,6 +34,7 @@
 #include "steps.h"
 #include "store.h"
 #include "sync.h"
+#include "waits.h"
 #include "worker.h"
 
 #define TEXT_SIZE 512
@@ -384,7 +385,7 @@ worker_start(Oid role, const RunOptions *options, bool wait, int64 *run_id)
 		if (is_answered(phase, wait) || stopped)
 			break;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_EXIT_ON_PM_DEATH, -1,
-						 PG_WAIT_EXTENSION);
+						 wait_event(WAIT_RUN));
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

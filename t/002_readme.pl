@@ -155,9 +155,9 @@ for my $object (sort { $a->[0] cmp $b->[0] } @objects)
 	is("@missing", '', "the reference names $name and its parts");
 }
 my %mentioned = map { $_ => 1 } $code =~ /(?<![\w.])(ekksync_\w+)/g;
-my %exists = map { $_->[0] => 1 } @objects;
+my %exists = map { $_ => 1 } (map { $_->[0] } @objects), split /\n/, $db->sql('SELECT DISTINCT name FROM ekksync_metrics');
 is(join(' ', grep { !$exists{$_} } sort keys %mentioned),
-	'', '... and no function or view that does not exist');
+	'', '... and no function, view or metric that does not exist');
 
 # ------------------------------------------------------------- the file table
 

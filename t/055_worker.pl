@@ -142,7 +142,7 @@ is($db->admin_sql("SELECT num_nulls(backend_xmin, backend_xid, xact_start) FROM 
 is($db->admin_sql("SELECT usename FROM pg_stat_activity WHERE pid = $pid"), 'socialism',
 	'... as the owner of the member table');
 is($db->admin_sql("SELECT query FROM pg_stat_activity WHERE pid = $pid"),
-	"ekksync run $run->{run}: members", '... and says what it is doing');
+	"ekksync run $run->{run}: members, 0 of 2", '... and says what it is doing');
 is($db->admin_sql("SELECT string_agg(DISTINCT locktype, ' ') FROM pg_locks WHERE pid = $pid"),
 	'advisory', '... and holds no lock but that of the run');
 $db->sql("SET lock_timeout = '1s'; UPDATE membership_comrade SET gender = 3 WHERE ssn = '$ssn'");

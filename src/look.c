@@ -199,12 +199,13 @@ judge_health(const Mapping *map, const Status *s, char **reason)
 		*reason = psprintf("the mapping cannot be used: %s", map->problem);
 	else if (s->run_status != NULL &&
 			 (strcmp(s->run_status, "failed") == 0 ||
+			  strcmp(s->run_status, "stopped") == 0 ||
 			  strcmp(s->run_status, "interrupted") == 0))
-		*reason =
-			psprintf("the last run %s: %s",
-					 strcmp(s->run_status, "failed") == 0 ? "failed"
-														  : "was interrupted",
-					 s->run_error ? s->run_error : "its worker ended");
+		*reason = psprintf("the last run %s: %s",
+						   strcmp(s->run_status, "interrupted") == 0
+							   ? "was interrupted"
+							   : s->run_status,
+						   s->run_error ? s->run_error : "its worker ended");
 	else if (settings_clock_wrong(s->skew, s->skew_error))
 		*reason = psprintf(
 			"at the last run this server's clock was %s; fields changed on "
@@ -288,6 +289,7 @@ look_client(MemoryContext cxt)
 	config.connect_timeout = settings.connect_timeout;
 	config.request_timeout = settings.request_timeout;
 	config.max_retries = 1;
+	config.max_writes_per_second = settings.max_writes_per_second;
 	config.token = auth_token;
 	return fs_open(cxt, &config);
 }

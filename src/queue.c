@@ -31,21 +31,25 @@ on_queue(const Mapping *map, SqlScope *scope, const char *format, int nargs,
 
 List *
 queue_pending_keys(const Mapping *map, const char *after, int limit,
-				   MemoryContext cxt)
+				   char **upto, MemoryContext cxt)
 {
-	Oid types[] = {TEXTOID, INT8OID};
-	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
-	char *query = psprintf("SELECT DISTINCT ssn::text COLLATE \"C\" FROM %s "
-						   "WHERE sync_status = 'pending' "
-						   "AND ssn::text COLLATE \"C\" %s $1 "
-						   "ORDER BY 1 LIMIT $2",
-						   map->queue_table, after ? ">" : ">=");
+	Oid types[] = {TEXTOID, INT8OID, INT8OID};
+	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit),
+					  Int64GetDatum(EKKSYNC_ROW_PAGE)};
+	char *query =
+		psprintf("SELECT key, sum(count(*)) OVER () = $3 "
+				 "AND count(*) OVER () <= $2 "
+				 "FROM (SELECT ssn::text COLLATE \"C\" AS key FROM %s "
+				 "WHERE sync_status = 'pending' "
+				 "AND ssn::text COLLATE \"C\" %s $1 "
+				 "ORDER BY 1 LIMIT $3) q GROUP BY key ORDER BY key LIMIT $2",
+				 map->queue_table, after ? ">" : ">=");
 	SqlScope scope;
 	List *list;
 
 	sql_enter(&scope, map->owner);
-	sql_run_by_index(query, 2, types, values, NULL, false, 0);
-	list = sql_get_list(cxt);
+	sql_run_by_index(query, 3, types, values, NULL, false, 0);
+	list = sql_get_keys(upto, cxt);
 	sql_leave(&scope);
 	return list;
 }
@@ -331,6 +335,86 @@ queue_settle(const Mapping *map, int64 *ids, char **errors, int n)
 	left = sql_get_int8(0, 1);
 	sql_leave(&scope);
 	return left;
+}
+
+List *
+queue_old_rows(const Mapping *map, int days, OldRow *after, int limit,
+			   MemoryContext cxt)
+{
+	Oid types[] = {INT4OID, TIMESTAMPTZOID, INT8OID, INT8OID};
+	Datum values[] = {Int32GetDatum(days), TimestampTzGetDatum(after->at),
+					  Int64GetDatum(after->id), Int64GetDatum(limit)};
+	char *query =
+		psprintf("SELECT id::int8, created_at, ssn::text FROM %s "
+				 "WHERE sync_status = 'synced' AND created_at < "
+				 "clock_timestamp() - make_interval(days => $1) "
+				 "AND created_at >= $2 AND (created_at, id) > ($2, $3) "
+				 "AND coalesce(synced_at, created_at) < "
+				 "clock_timestamp() - make_interval(days => $1) "
+				 "ORDER BY created_at, id LIMIT $4",
+				 map->queue_table);
+	List *list = NIL;
+	SqlScope scope;
+	uint64 i;
+
+	sql_enter(&scope, map->owner);
+	sql_run_by_index(query, 4, types, values, NULL, false, 0);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		OldRow *row = palloc(sizeof(OldRow));
+
+		row->id = sql_get_int8(i, 1);
+		row->at = sql_get_time(i, 2);
+		row->key = sql_get_text(i, 3, cxt);
+		list = lappend(list, row);
+		MemoryContextSwitchTo(old);
+	}
+	sql_leave(&scope);
+	return list;
+}
+
+int64
+queue_remove(const Mapping *map, const int64 *ids, int n)
+{
+	Oid types[] = {INT8ARRAYOID};
+	Datum values[] = {sql_int8_array(ids, n)};
+	SqlScope scope;
+	int64 removed;
+
+	if (n == 0)
+		return 0;
+	on_queue(map, &scope,
+			 "DELETE FROM %1$s WHERE id IN (SELECT o.id FROM %1$s o "
+			 "WHERE o.id = ANY ($1) AND o.sync_status = 'synced' "
+			 "AND NOT EXISTS (SELECT FROM %1$s p "
+			 "WHERE p.member_id = o.member_id "
+			 "AND p.sync_status = 'pending') FOR UPDATE SKIP LOCKED)",
+			 1, types, values, NULL);
+	removed = (int64) SPI_processed;
+	sql_leave(&scope);
+	return removed;
+}
+
+int64
+queue_erase(const Mapping *map, const char *key)
+{
+	Oid types[] = {TEXTOID, TEXTOID};
+	Datum values[] = {sql_text(key), sql_text(map->key_name)};
+	SqlScope scope;
+	int64 erased;
+
+	on_queue(map, &scope,
+			 "UPDATE %s SET fields_changed = '{}' WHERE action = 'delete' "
+			 "AND jsonb_typeof(fields_changed) = 'object' "
+			 "AND fields_changed ->> $2 = $1",
+			 2, types, values, NULL);
+	sql_leave(&scope);
+	on_queue(map, &scope, "DELETE FROM %s WHERE ssn = $1", 1, types, values,
+			 NULL);
+	erased = (int64) SPI_processed;
+	sql_leave(&scope);
+	return erased;
 }
 
 bool

@@ -59,6 +59,8 @@ typedef struct SharedRun
 	bool dry_run;
 	bool diff;
 	bool force;
+	bool cleanup;
+	int cleanup_days;
 	int64 run_id;
 	int sqlstate;
 	char message[TEXT_SIZE];
@@ -115,6 +117,8 @@ copy_options(const SharedRun *shared, RunOptions *options)
 	options->dry_run = shared->dry_run;
 	options->diff = shared->diff;
 	options->force = shared->force;
+	options->cleanup = shared->cleanup;
+	options->cleanup_days = shared->cleanup_days;
 	options->nonly = shared->nonly;
 	options->only = palloc(sizeof(char *) * (Max(shared->nonly, 0) + 1));
 	for (i = 0; i < shared->nonly; i++)
@@ -315,6 +319,8 @@ share_options(Oid role, const RunOptions *options)
 	shared->dry_run = options->dry_run;
 	shared->diff = options->diff;
 	shared->force = options->force;
+	shared->cleanup = options->cleanup;
+	shared->cleanup_days = options->cleanup_days;
 	shared->nonly = options->nonly;
 	p = shared->only;
 	for (i = 0; i < options->nonly; i++)

@@ -53,11 +53,11 @@ send_for(Rate *rate, int64_t from, int64_t upto, bool *within)
 int
 main(void)
 {
-	Rate free = {false};
-	Rate ramp = {true};
-	Rate capped = {true, 600};
-	Rate slow = {true, 3};
-	Rate idle = {true, 100};
+	Rate free = {.limited = false};
+	Rate ramp = {.limited = true};
+	Rate capped = {.limited = true, .cap = 600};
+	Rate slow = {.limited = true, .cap = 3};
+	Rate idle = {.limited = true, .cap = 100};
 	bool within = true;
 	int64_t t = 7 * SECOND;
 	int64_t n;
@@ -90,7 +90,7 @@ main(void)
 	check(rate_take(&idle, 100, t + 60 * SECOND) == SECOND,
 		  "... what was not used is not made up for");
 
-	ramp = (Rate){true};
+	ramp = (Rate){.limited = true};
 	within = true;
 	n = send_for(&ramp, t, t + 600 * SECOND, &within);
 	check(within, "no second of the ramp has more than it may have");

@@ -32,7 +32,8 @@ sub last_run { return $db->row('SELECT * FROM ekksync_runs ORDER BY run DESC LIM
 # Midnight in Los Angeles has passed.
 sub next_day
 {
-	$db->admin_sql('UPDATE ekksync.cost SET day = day - 1000');
+	$db->admin_sql('DELETE FROM ekksync.cost WHERE day < (SELECT max(day) FROM ekksync.cost)');
+	$db->admin_sql('UPDATE ekksync.cost SET day = day - 1');
 	return;
 }
 

@@ -168,7 +168,9 @@ static void
 erase_here(const Forget *forget)
 {
 	put(forget, "queue rows", queue_erase(forget->map, forget->key));
-	erase_from(forget, "entries", "DELETE FROM ekksync.inbox WHERE key = $1");
+	erase_from(forget, "entries",
+			   "DELETE FROM ekksync.inbox WHERE key = $1 "
+			   "OR (key IS NULL AND strpos(changes::text, $1) > 0)");
 	erase_from(forget, "conflicts",
 			   "DELETE FROM ekksync.conflict WHERE key = $1");
 	erase_from(forget, "change log",

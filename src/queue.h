@@ -70,7 +70,8 @@ extern List *queue_old_rows(const Mapping *map, int days, OldRow *after,
 
 /*
  * Remove rows by id, but those that are not synced any more, are locked, or
- * belong to a row id with a pending row: how many were removed.
+ * tell of a changed key while its member has a pending row: how many were
+ * removed.
  */
 extern int64 queue_remove(const Mapping *map, const int64 *ids, int n);
 

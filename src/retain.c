@@ -44,29 +44,29 @@ typedef struct Retention
 
 static const Retention retentions[] =
 	{{CLEAN_INBOX, &settings.inbox_days,
-	  "DELETE FROM ekksync.inbox WHERE doc_id IN "
+	  "DELETE FROM ekksync.inbox WHERE doc_id = ANY (ARRAY"
 	  "(SELECT doc_id FROM ekksync.inbox WHERE status = 'closed' "
 	  "AND error_message IS NULL AND (gone OR $4 = 0) AND done_at " OLD
-	  "ORDER BY done_at LIMIT $2)"},
+	  "ORDER BY done_at LIMIT $2))"},
 	 {CLEAN_CONFLICTS, &settings.conflict_days,
-	  "DELETE FROM ekksync.conflict WHERE id IN "
+	  "DELETE FROM ekksync.conflict WHERE id = ANY (ARRAY"
 	  "(SELECT id FROM ekksync.conflict WHERE created_at " OLD
 	  "AND coalesce(resolved_at, created_at) " OLD
 	  "AND created_at < " LAST_SIGHT " - make_interval(days => $3) "
 	  "AND (winner <> 'none' OR resolved_at IS NOT NULL) "
-	  "ORDER BY created_at LIMIT $2)"},
+	  "ORDER BY created_at LIMIT $2))"},
 	 {CLEAN_CHANGES, &settings.change_log_days,
-	  "DELETE FROM ekksync.change_log WHERE id IN "
+	  "DELETE FROM ekksync.change_log WHERE id = ANY (ARRAY"
 	  "(SELECT id FROM ekksync.change_log WHERE changed_at " OLD
 	  "AND changed_at < " LAST_SIGHT " - make_interval(days => $3) "
-	  "ORDER BY changed_at LIMIT $2)"},
+	  "ORDER BY changed_at LIMIT $2))"},
 	 {CLEAN_RUNS, &settings.run_days,
-	  "DELETE FROM ekksync.run WHERE id IN "
+	  "DELETE FROM ekksync.run WHERE id = ANY (ARRAY"
 	  "(SELECT id FROM ekksync.run WHERE started_at " OLD
 	  "AND status <> 'running' AND id < " RUNS_NEEDED
 	  "AND ($5 = 0 OR log_document IS NULL OR substring(log_document "
 	  "FROM '[0-9]+$')::int8 <= (SELECT logs_removed FROM ekksync.state)) "
-	  "ORDER BY started_at LIMIT $2)"}};
+	  "ORDER BY started_at LIMIT $2))"}};
 
 int64
 retain_remove(CleanKind kind, int limit)

@@ -92,9 +92,10 @@ sub queue_row
 	my ($name, $key, $days, $status, %more) = @_;
 	my $member = $more{member} // 'NULL';
 	my $synced = $more{synced} // $days;
+	my $action = $more{action} // 'update';
 	$db->sql(<<"SQL");
 INSERT INTO $queue (member_id, ssn, action, fields_changed, created_at, synced_at, sync_status, error_message)
-VALUES ($member, '$key', 'update', '{"note": "$name"}', now() - interval '$days days',
+VALUES ($member, '$key', '$action', '{"note": "$name"}', now() - interval '$days days',
 	CASE WHEN '$status' = 'synced' THEN now() - interval '$synced days' END, '$status', '')
 SQL
 	return;
@@ -116,11 +117,11 @@ sub queue_names { return column(qq{SELECT fields_changed->>'note' FROM $queue WH
 	$db->admin_sql("UPDATE ekksync.member SET first_contact = true, due = true WHERE key = '$c'");
 	queue_row('first contact', $c, 40, 'synced');
 	queue_row('pending', $b, 400, 'pending', member => 7);
-	queue_row('sibling', $a, 40, 'synced', member => 7);
+	queue_row('moved', $a, 40, 'synced', member => 7, action => 'delete');
 	queue_row('by hand', $b, 40, 'pending');
 	$db->sql(qq{UPDATE $queue SET sync_status = 'synced' WHERE fields_changed->>'note' = 'by hand'});
 	is_deeply(cleanup(), {}, 'ekksync_cleanup() removes none of what runs still need');
-	is(queue_names(), 'by hand failed first contact late pending sibling young', '... neither here nor there');
+	is(queue_names(), 'by hand failed first contact late moved pending young', '... neither here nor there');
 	is(column(q{SELECT mode || dry_run FROM ekksync.run ORDER BY id DESC LIMIT 1}), 'cleanuptrue', '... and is a record of its own kind');
 	is($db->row('SELECT * FROM ekksync_status()')->{last_run}, $db->sql(q{SELECT max(run) FROM ekksync_runs WHERE mode = 'sync'}), '... but no run');
 	run_ok('0 0 0 0', 'what was needed');

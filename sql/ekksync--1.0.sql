@@ -46,6 +46,9 @@ CREATE TABLE ekksync.state (
 	fence_next uuid,
 	last_scan timestamptz,
 	last_full_scan timestamptz,
+	scan_after text,
+	scan_since timestamptz,
+	logs_removed bigint NOT NULL DEFAULT 0,
 	paused boolean NOT NULL DEFAULT false,
 	paused_at timestamptz,
 	paused_reason text
@@ -117,11 +120,13 @@ CREATE TABLE ekksync.inbox (
 	note text,
 	retry_count integer NOT NULL DEFAULT 0,
 	run bigint,
-	done_at timestamptz
+	done_at timestamptz,
+	gone boolean NOT NULL DEFAULT false
 );
 CREATE INDEX inbox_staged ON ekksync.inbox (key) WHERE status OPERATOR(pg_catalog.=) 'staged';
 CREATE INDEX inbox_unclosed ON ekksync.inbox (doc_id) WHERE status OPERATOR(pg_catalog.=) 'synced' OR status OPERATOR(pg_catalog.=) 'failed';
 CREATE INDEX inbox_failed ON ekksync.inbox (key) WHERE error_message IS NOT NULL;
+CREATE INDEX inbox_kept ON ekksync.inbox (done_at) WHERE status OPERATOR(pg_catalog.=) 'closed' AND NOT gone;
 CREATE INDEX inbox_done ON ekksync.inbox (done_at) WHERE status OPERATOR(pg_catalog.=) 'closed';
 COMMENT ON TABLE ekksync.inbox IS 'entries of the Firestore collection sync_queue: staged, decided (synced, failed), closed on both sides';
 
@@ -150,10 +155,10 @@ COMMENT ON TABLE ekksync.conflict IS 'every concurrent change that lost, or is h
 
 CREATE TABLE ekksync.run (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	status text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'success', 'failed', 'interrupted'])),
+	status text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'success', 'failed', 'stopped', 'interrupted'])),
 	direction text NOT NULL,
 	dry_run boolean NOT NULL DEFAULT false,
-	mode text NOT NULL DEFAULT 'sync' CHECK (mode OPERATOR(pg_catalog.=) ANY (ARRAY['sync', 'observe', 'diff'])),
+	mode text NOT NULL DEFAULT 'sync' CHECK (mode OPERATOR(pg_catalog.=) ANY (ARRAY['sync', 'observe', 'diff', 'cleanup'])),
 	partial boolean NOT NULL DEFAULT false,
 	scan text NOT NULL,
 	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -177,6 +182,7 @@ CREATE TABLE ekksync.run (
 	peak_memory_kb bigint,
 	skew interval,
 	skew_error interval,
+	cleaned jsonb,
 	log_document text,
 	sqlstate text,
 	error text
@@ -204,6 +210,26 @@ CREATE TABLE ekksync.total (
 	PRIMARY KEY (mode, status)
 );
 COMMENT ON TABLE ekksync.total IS 'the figures of all runs that have ended, summed by mode and outcome: they outlive the records of the runs';
+
+CREATE TABLE ekksync.cost (
+	day date NOT NULL PRIMARY KEY,
+	reads bigint NOT NULL DEFAULT 0,
+	writes bigint NOT NULL DEFAULT 0,
+	deletes bigint NOT NULL DEFAULT 0,
+	requests bigint NOT NULL DEFAULT 0,
+	retries bigint NOT NULL DEFAULT 0,
+	bytes_sent bigint NOT NULL DEFAULT 0,
+	bytes_received bigint NOT NULL DEFAULT 0,
+	price numeric NOT NULL DEFAULT 0
+);
+COMMENT ON TABLE ekksync.cost IS 'what runs have cost, by day of Firestore''s quota';
+
+CREATE TABLE ekksync.forgotten (
+	hash bytea NOT NULL PRIMARY KEY,
+	salt uuid NOT NULL,
+	at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE ekksync.forgotten IS 'persons erased by ekksync_forget(): a hash of each kennitala with the one salt of this table';
 
 CREATE TABLE ekksync.change_log (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -264,6 +290,8 @@ SELECT pg_catalog.pg_extension_config_dump('ekksync.conflict_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.run', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.run_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.total', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.cost', '');
+SELECT pg_catalog.pg_extension_config_dump('ekksync.forgotten', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.change_log', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.change_log_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.touched', '');
@@ -341,6 +369,22 @@ CREATE FUNCTION ekksync_run(
 	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_run';
 COMMENT ON FUNCTION ekksync_run(text, boolean, boolean, text[], boolean) IS
 'one run by a worker: its figures; for a dry run also one row for each value that it would write';
+
+CREATE FUNCTION ekksync_cleanup(
+	days integer DEFAULT NULL,
+	OUT what text, OUT removed bigint)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_cleanup';
+COMMENT ON FUNCTION ekksync_cleanup(integer) IS
+'remove what is older than it is to be kept, by a worker in short transactions: how much of each kind';
+
+CREATE FUNCTION ekksync_forget(
+	key text,
+	OUT what text, OUT erased bigint)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_forget';
+COMMENT ON FUNCTION ekksync_forget(text) IS
+'erase a person who is no member any more, on both sides; a salted hash of the kennitala stays';
 
 CREATE FUNCTION ekksync_pause(reason text DEFAULT NULL) RETURNS void
 	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_pause';
@@ -507,7 +551,7 @@ CREATE VIEW ekksync_runs AS
 		finished_at OPERATOR(pg_catalog.-) started_at AS duration,
 		to_firestore, to_firestore_failed, to_django, to_django_failed, conflicts,
 		docs_read, docs_scanned, docs_written, docs_deleted, requests, retries,
-		bytes_sent, bytes_received, peak_memory_kb, skew, skew_error, phase, sqlstate, error, log_document
+		bytes_sent, bytes_received, peak_memory_kb, skew, skew_error, phase, cleaned, sqlstate, error, log_document
 	FROM ekksync.run;
 COMMENT ON VIEW ekksync_runs IS 'the history of runs, with their cost';
 
@@ -555,6 +599,11 @@ COMMENT ON VIEW ekksync_progress IS 'the run that is at work: phase, what is don
 
 CREATE VIEW ekksync_metrics AS SELECT * FROM ekksync.metrics();
 COMMENT ON VIEW ekksync_metrics IS 'figures for a monitoring system, by names that stay, without personal data';
+CREATE VIEW ekksync_costs AS
+	SELECT day, reads, writes, deletes, requests, retries, bytes_sent, bytes_received,
+		pg_catalog.round(price, 4) AS price
+	FROM ekksync.cost;
+COMMENT ON VIEW ekksync_costs IS 'what runs have cost, by day of Firestore''s quota, at the prices of their time';
 
 CREATE VIEW ekksync_plan AS
 	SELECT key AS member, side, field, old_value, new_value, note, run
@@ -572,6 +621,8 @@ REVOKE ALL ON FUNCTION
 	ekksync_map(text, text, text, regclass, text, text, text, text, jsonb, regprocedure, regprocedure, jsonb),
 	ekksync_unmap(text),
 	ekksync_run(text, boolean, boolean, text[], boolean),
+	ekksync_cleanup(integer),
+	ekksync_forget(text),
 	ekksync_pause(text),
 	ekksync_resume(),
 	ekksync_next_runs(integer, text, text, timestamptz),

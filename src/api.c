@@ -26,9 +26,11 @@
 
 #define RUN_COLUMNS 14
 #define DIFF_COLUMNS 6
+#define CLEANUP_DAYS_MAX 36500
 
 PG_FUNCTION_INFO_V1(ekksync_run);
 PG_FUNCTION_INFO_V1(ekksync_diff);
+PG_FUNCTION_INFO_V1(ekksync_cleanup);
 PG_FUNCTION_INFO_V1(ekksync_pause);
 PG_FUNCTION_INFO_V1(ekksync_resume);
 
@@ -247,7 +249,7 @@ ekksync_run(PG_FUNCTION_ARGS)
 
 	get_direction(fcinfo, &call.options);
 	call.options.dry_run = get_flag(fcinfo, 1, false);
-	call.options.diff = false;
+	call.options.diff = call.options.cleanup = false;
 	get_only(fcinfo, &call.options);
 	call.options.force = get_flag(fcinfo, 4, false);
 	check_may_run("ekksync_run()", wait);
@@ -280,9 +282,9 @@ ekksync_run(PG_FUNCTION_ARGS)
 
 /* ---- comparing ---- */
 
-/* The error of a comparison that failed. */
+/* The error of a comparison, say, that failed. */
 static void
-check_compared(int64 run_id)
+check_done(int64 run_id, const char *what)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	Oid types[] = {INT8OID};
@@ -307,7 +309,7 @@ check_compared(int64 run_id)
 	ereport(ERROR,
 			(errcode(MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2],
 								   sqlstate[3], sqlstate[4])),
-			 errmsg("could not compare the two sides: %s", error)));
+			 errmsg("could not %s: %s", what, error)));
 }
 
 /* Put what a comparison found into the result. */
@@ -322,7 +324,7 @@ return_diff(FunctionCallInfo fcinfo, int64 run_id)
 	uint64 i;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	check_compared(run_id);
+	check_done(run_id, "compare the two sides");
 	sql_enter(&scope, ekksync_owner_oid());
 	sql_run("SELECT key, field, django_value, firestore_value, why, detail "
 			"FROM ekksync.diff WHERE run = $1 ORDER BY id",
@@ -340,6 +342,30 @@ return_diff(FunctionCallInfo fcinfo, int64 run_id)
 	PopActiveSnapshot();
 }
 
+/* A run that is no exchange, from its begin to its end. */
+static void
+run_aside(const char *function, Call *call)
+{
+	WorkerOutcome outcome;
+
+	call->options.push = call->options.pull = true;
+	call->options.dry_run = true;
+	call->options.nonly = -1;
+	check_may_run(function, true);
+	look(find_owner, call);
+	do
+	{
+		outcome =
+			worker_start(call->owner, &call->options, true, &call->run_id);
+		if (outcome == WORKER_BUSY && call->run_id != 0)
+			look(join_run, call); /* throws */
+		if (outcome == WORKER_BUSY)
+			await_turn(true);
+	} while (outcome == WORKER_BUSY);
+	if (outcome == WORKER_DIED)
+		throw_died();
+}
+
 /*
  * ekksync_diff()
  */
@@ -347,24 +373,65 @@ Datum
 ekksync_diff(PG_FUNCTION_ARGS)
 {
 	Call call = {{0}, InvalidOid, 0};
-	WorkerOutcome outcome;
 
-	call.options.push = call.options.pull = true;
-	call.options.dry_run = call.options.diff = true;
-	call.options.nonly = -1;
-	check_may_run("ekksync_diff()", true);
-	look(find_owner, &call);
-	do
-	{
-		outcome = worker_start(call.owner, &call.options, true, &call.run_id);
-		if (outcome == WORKER_BUSY && call.run_id != 0)
-			look(join_run, &call); /* throws */
-		if (outcome == WORKER_BUSY)
-			await_turn(true);
-	} while (outcome == WORKER_BUSY);
-	if (outcome == WORKER_DIED)
-		throw_died();
+	call.options.diff = true;
+	run_aside("ekksync_diff()", &call);
 	return_diff(fcinfo, call.run_id);
+	return (Datum) 0;
+}
+
+/* ---- cleaning up ---- */
+
+/* Put what was removed into the result. */
+static void
+return_cleaned(FunctionCallInfo fcinfo, int64 run_id)
+{
+	Oid types[] = {INT8OID};
+	Datum args[] = {Int64GetDatum(run_id)};
+	TupleDesc desc;
+	Tuplestorestate *store = srf_begin(fcinfo, &desc);
+	SqlScope scope;
+	uint64 i;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	check_done(run_id, "clean up");
+	sql_enter(&scope, ekksync_owner_oid());
+	sql_run("SELECT e.key, e.value::int8 FROM ekksync.run r, "
+			"jsonb_each_text(r.cleaned) e WHERE r.id = $1 ORDER BY 1",
+			1, types, args, NULL, true, 0);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		Datum values[2];
+		bool isnull[2];
+
+		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values,
+						  isnull);
+		tuplestore_putvalues(store, desc, values, isnull);
+	}
+	sql_leave(&scope);
+	PopActiveSnapshot();
+}
+
+/*
+ * ekksync_cleanup(days)
+ */
+Datum
+ekksync_cleanup(PG_FUNCTION_ARGS)
+{
+	Call call = {{0}, InvalidOid, 0};
+
+	call.options.cleanup = true;
+	call.options.cleanup_days = PG_ARGISNULL(0) ? -1 : PG_GETARG_INT32(0);
+	if (!PG_ARGISNULL(0) &&
+		(PG_GETARG_INT32(0) < 0 || PG_GETARG_INT32(0) > CLEANUP_DAYS_MAX))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid number of days: %d", PG_GETARG_INT32(0)),
+				 errdetail("It must be 0 to %d.", CLEANUP_DAYS_MAX),
+				 errhint("Without it, the days are those of "
+						 "ekksync.queue_days.")));
+	run_aside("ekksync_cleanup()", &call);
+	return_cleaned(fcinfo, call.run_id);
 	return (Datum) 0;
 }
 

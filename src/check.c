@@ -183,6 +183,42 @@ check_scan(Checks *c)
 					   : NULL);
 }
 
+/* What retention in Firestore costs, by the last week. */
+static void
+check_retention(Checks *c)
+{
+	SqlScope scope;
+	int64 entries = 0;
+	int64 logs = 0;
+
+	if (settings.remote_queue_days == 0 && settings.remote_log_days == 0)
+	{
+		note(c, "retention in Firestore",
+			 "off: documents of sync_queue and sync_logs are kept", NULL);
+		return;
+	}
+	sql_enter(&scope, ekksync_owner_oid());
+	sql_run("SELECT (SELECT count(*) FROM ekksync.inbox "
+			"WHERE status = 'closed' AND error_message IS NULL "
+			"AND done_at > clock_timestamp() - interval '7 days'), "
+			"(SELECT count(log_document) FROM ekksync.run "
+			"WHERE started_at > clock_timestamp() - interval '7 days')",
+			0, NULL, NULL, NULL, true, 0);
+	if (settings.remote_queue_days > 0)
+		entries = sql_get_int8(0, 1);
+	if (settings.remote_log_days > 0)
+		logs = sql_get_int8(0, 2);
+	sql_leave(&scope);
+	note(c, "retention in Firestore",
+		 psprintf("as in the last 7 days, a week costs " INT64_FORMAT
+				  " documents read and " INT64_FORMAT " deleted: %.4f",
+				  entries, entries + logs,
+				  (entries * settings.price_reads +
+				   (entries + logs) * settings.price_deletes) /
+					  100000),
+		 NULL);
+}
+
 static void
 check_role(Checks *c, const Mapping *map)
 {
@@ -290,6 +326,7 @@ ekksync_check(PG_FUNCTION_ARGS)
 		check_triggers(&c, map);
 		check_keys(&c, map);
 		check_scan(&c);
+		check_retention(&c);
 		check_role(&c, map);
 	}
 	check_firestore(&c);

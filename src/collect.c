@@ -21,8 +21,8 @@
 /* So many are looked at in one transaction. */
 #define COLLECT_PAGE 1000
 
-/* Forget those of the keys that have no pending row. */
-static void
+/* Forget those of the keys that have no pending row; how many? */
+static int
 collect_page(Run *run, List *keys)
 {
 	char **unqueued = palloc(sizeof(char *) * list_length(keys));
@@ -42,16 +42,18 @@ collect_page(Run *run, List *keys)
 	}
 	if (n > 0)
 		store_collect(unqueued, n);
+	return n;
 }
 
-void
+int64
 collect_tombstones(Run *run)
 {
 	char *after = NULL;
+	int64 count = 0;
 	List *keys;
 
-	if (settings.tombstone_days == 0 || run->opt.nonly >= 0)
-		return;
+	if (settings.tombstone_days == 0)
+		return 0;
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -63,8 +65,9 @@ collect_tombstones(Run *run)
 		if (keys != NIL)
 		{
 			after = MemoryContextStrdup(run->cxt, llast(keys));
-			collect_page(run, keys);
+			count += collect_page(run, keys);
 		}
 		tx_commit();
 	} while (keys != NIL);
+	return count;
 }

@@ -30,6 +30,9 @@
 /* Members merged, applied and pushed together. */
 #define EKKSYNC_MEMBER_PAGE 500
 
+/* Queue rows or entries that are looked at for them. */
+#define EKKSYNC_ROW_PAGE 5000
+
 /* The canonical form of "no value" (see value.h). */
 #define CANON_NULL "null"
 

@@ -106,6 +106,7 @@ check_binding(Run *run)
 		{
 			store_forget_base();
 			run->last_scan = 0;
+			run->scan_after = NULL;
 		}
 		store_bind(settings.project, settings.database_id, system);
 	}

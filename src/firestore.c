@@ -12,6 +12,7 @@
 
 #include "fsint.h"
 #include "pg_compat.h"
+#include "portability/instr_time.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 #include "waits.h"
@@ -94,6 +95,11 @@ fs_open(MemoryContext owner, const FsConfig *config)
 	client->http =
 		http_open(owner, config->connect_timeout, config->request_timeout,
 				  wait_event(WAIT_FIRESTORE));
+	client->rate.limited =
+		config->max_writes_per_second > 0 ||
+		(config->max_writes_per_second == 0 && config->emulator_host == NULL);
+	client->rate.cap = Max(config->max_writes_per_second, 0);
+	fs_limit(client, -1, -1);
 	MemoryContextSwitchTo(old);
 	return client;
 }
@@ -107,6 +113,101 @@ fs_cost(FsClient *client)
 	client->cost.bytes_sent = stats->bytes_sent;
 	client->cost.bytes_received = stats->bytes_received;
 	return &client->cost;
+}
+
+/* ---- limits ---- */
+
+#define OVER_LIMIT "OVER_LIMIT"
+
+static int64
+documents_written(const FsClient *client)
+{
+	return client->cost.docs_written + client->cost.docs_deleted;
+}
+
+void
+fs_limit(FsClient *client, int64 reads, int64 writes)
+{
+	client->max_reads =
+		reads < 0 ? PG_INT64_MAX : client->cost.docs_read + reads;
+	client->max_writes =
+		writes < 0 ? PG_INT64_MAX : documents_written(client) + writes;
+}
+
+int64
+fs_reads_left(const FsClient *client)
+{
+	if (client->max_reads == PG_INT64_MAX)
+		return PG_INT64_MAX;
+	return Max(client->max_reads - client->cost.docs_read, 0);
+}
+
+int64
+fs_writes_left(const FsClient *client)
+{
+	if (client->max_writes == PG_INT64_MAX)
+		return PG_INT64_MAX;
+	return Max(client->max_writes - documents_written(client), 0);
+}
+
+bool
+fs_is_over_limit(const FsError *err)
+{
+	return strcmp(err->status, OVER_LIMIT) == 0;
+}
+
+static void
+over_limit(FsError *err, const char *setting)
+{
+	memset(err, 0, sizeof(FsError));
+	strlcpy(err->status, OVER_LIMIT, sizeof(err->status));
+	fs_fail(err, FS_STOP, "%s is reached", setting);
+}
+
+void
+fs_over_reads(FsError *err)
+{
+	over_limit(err, "ekksync.max_reads_per_day");
+}
+
+void
+fs_over_writes(FsError *err)
+{
+	over_limit(err, "ekksync.max_writes_per_day");
+}
+
+/* Microseconds of a clock that never goes back. */
+static int64
+steady_now(void)
+{
+	instr_time now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
+int
+fs_write_room(FsClient *client)
+{
+	return (int) Min(fs_writes_left(client),
+					 rate_most(&client->rate, steady_now()));
+}
+
+/*
+ * Before calls are tried that write: wait for their turn.  Nothing is held
+ * meanwhile, and who stops the run stops the waiting.
+ */
+static void
+wait_for_rate(FsClient *client, const FsCall *calls, int n)
+{
+	int nwrites = 0;
+	int64 wait;
+
+	for (int i = 0; i < n; i++)
+		nwrites += calls[i].done ? 0 : calls[i].nwrites;
+	wait = rate_take(&client->rate, nwrites, steady_now());
+	if (wait > 0)
+		http_sleep((int) ((wait + 999) / 1000), wait_event(WAIT_RATE));
 }
 
 /* ---- clock ---- */
@@ -400,6 +501,7 @@ try_calls(FsClient *client, FsCall *calls, int n)
 		request->body_len = calls[i].body.len;
 		tried[ntried++] = &calls[i];
 	}
+	wait_for_rate(client, calls, n);
 	asked = GetCurrentTimestamp();
 	http_perform(client->http, requests, responses, ntried);
 	answered = GetCurrentTimestamp();

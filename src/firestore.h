@@ -50,6 +50,7 @@ typedef struct FsConfig
 	int connect_timeout;	   /* milliseconds */
 	int request_timeout;	   /* milliseconds */
 	int max_retries;		   /* tries of one request after the first */
+	int max_writes_per_second; /* see settings.h */
 	FsTokenSource token;	   /* or NULL; not asked for with an emulator */
 	void *token_arg;
 } FsConfig;
@@ -187,6 +188,22 @@ extern bool fs_get(FsClient *client, const char *collection, char **ids, int n,
  */
 extern bool fs_query(FsClient *client, FsQuery *query, FsDoc **docs, int *n,
 					 TimestampTz *read_time, FsError *err);
+
+/*
+ * Read and write (deletes are writes) no more than so many documents from now
+ * on, -1: no limit.  What goes beyond fails with FS_STOP before it is sent;
+ * fs_is_over_limit tells that from other errors.
+ */
+extern void fs_limit(FsClient *client, int64 reads, int64 writes);
+extern bool fs_is_over_limit(const FsError *err);
+
+/* How many documents may still be read, and written; PG_INT64_MAX: no limit. */
+extern int64 fs_reads_left(const FsClient *client);
+extern int64 fs_writes_left(const FsClient *client);
+
+/* The errors of what would go beyond a limit. */
+extern void fs_over_reads(FsError *err);
+extern void fs_over_writes(FsError *err);
 
 /* What the client has cost so far. */
 extern const FsCost *fs_cost(FsClient *client);

@@ -65,6 +65,16 @@ has_moved(const Member *m, const FlightNote *note)
 	return !note->has_pre || m->doc->update_time > note->pre;
 }
 
+/* How long a batch may wait for its rate after it was noted. */
+static int64
+waiting_time(void)
+{
+	if (settings.max_writes_per_second <= 0)
+		return 0;
+	return EKKSYNC_MEMBER_PAGE * 2 * USECS_PER_SEC /
+		   settings.max_writes_per_second;
+}
+
 /*
  * Is a note over, of which the document does not hold everything?  It is when
  * its write cannot come any more: the document has moved, or no request lives
@@ -75,7 +85,7 @@ is_over(const Run *run, const Member *m, const FlightNote *note)
 {
 	int64 lifetime =
 		(int64) settings.request_timeout * 1000 * (settings.max_retries + 1) +
-		NOTE_PATIENCE;
+		NOTE_PATIENCE + waiting_time();
 
 	return has_moved(m, note) ||
 		   (note->at != 0 && run->started_at - note->at > lifetime);

@@ -13,6 +13,7 @@
 #include "firestore.h"
 #include "http.h"
 #include "lib/stringinfo.h"
+#include "rate.h"
 
 /* Requests sent together; as many as http_perform has under way. */
 #define FS_PARALLEL 4
@@ -26,6 +27,9 @@ struct FsClient
 	const char *token; /* of the calls under way */
 	FsCost cost;
 	FsClock clock;
+	Rate rate;
+	int64 max_reads; /* of cost.docs_read, PG_INT64_MAX: no limit */
+	int64 max_writes;
 };
 
 /* A call of the API, and how it ended. */
@@ -34,6 +38,7 @@ typedef struct FsCall
 	const char *verb; /* ":commit" */
 	StringInfoData body;
 	bool write;		 /* changes something */
+	int nwrites;	 /* documents that it writes */
 	bool repeatable; /* may be sent again after a lost answer */
 
 	/* outcome */
@@ -66,6 +71,9 @@ extern void fs_write_status(FsError *err, int code, const char *message);
 
 /* Sleep before try number attempt (from 0), at least at_least milliseconds. */
 extern void fs_backoff(int attempt, int at_least);
+
+/* How many documents may be written together now; 0: no more at all. */
+extern int fs_write_room(FsClient *client);
 
 /* ---- fsjson.c ---- */
 

@@ -267,7 +267,11 @@ fs_get(FsClient *client, const char *collection, char **ids, int n,
 		}
 	}
 	qsort(job.wanted, job.nwanted, sizeof(Wanted), wanted_cmp);
-	ok = get_all(&job);
+	ok = job.nwanted <= fs_reads_left(client);
+	if (ok)
+		ok = get_all(&job);
+	else
+		fs_over_reads(err);
 	pfree(job.wanted);
 	if (read_time)
 		*read_time = job.read_time;
@@ -346,6 +350,12 @@ fs_query(FsClient *client, FsQuery *query, FsDoc **docs, int *n,
 	initStringInfo(&call.body);
 	*n = 0;
 	*docs = NULL;
+	if (fs_reads_left(client) == 0)
+	{
+		fs_over_reads(err);
+		return false;
+	}
+	query->limit = (int) Min(query->limit, fs_reads_left(client));
 	for (;;)
 	{
 		resetStringInfo(&call.body);

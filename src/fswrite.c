@@ -111,18 +111,19 @@ page_append(WriteJob *job, Page *page, const FsWrite *write)
 }
 
 /*
- * Fill a page from list[*next .. n-1], and move *next on.  Writes that can
- * never be sent fail here.
+ * Fill a page, of at most room writes, from list[*next .. n-1], and move *next
+ * on.  Writes that can never be sent fail here.
  */
 static void
-page_fill(WriteJob *job, Page *page, FsWrite **list, int n, int *next)
+page_fill(WriteJob *job, Page *page, FsWrite **list, int n, int *next,
+		  int room)
 {
 	memset(page, 0, sizeof(Page));
 	page->writes = palloc(sizeof(FsWrite *) * EKKSYNC_MAX_WRITES);
 	page->repeatable = true;
 	initStringInfo(&page->body);
 	appendStringInfoString(&page->body, "{\"writes\":[");
-	for (; *next < n && page->n < EKKSYNC_MAX_WRITES; (*next)++)
+	for (; *next < n && page->n < Min(room, EKKSYNC_MAX_WRITES); (*next)++)
 	{
 		FsWrite *write = list[*next];
 
@@ -152,6 +153,7 @@ page_call(const Page *page, const char *verb, FsCall *call)
 	call->verb = verb;
 	call->body = page->body;
 	call->write = true;
+	call->nwrites = page->n;
 	call->repeatable = page->repeatable;
 }
 
@@ -195,8 +197,8 @@ page_split(WriteJob *job, Page *page, const FsError *error)
 		page_failed(job, page, error);
 		return;
 	}
-	page_fill(job, &halves[0], page->writes, page->n / 2, &next);
-	page_fill(job, &halves[1], page->writes, page->n, &next);
+	page_fill(job, &halves[0], page->writes, page->n / 2, &next, page->n);
+	page_fill(job, &halves[1], page->writes, page->n, &next, page->n);
 	halves[0].lost = halves[1].lost = page->lost;
 	pages_send(job, halves, 2);
 }
@@ -284,7 +286,7 @@ page_batch(WriteJob *job, Page *page)
 			return;
 		fs_backoff(attempt, -1);
 		job->client->cost.retries++;
-		page_fill(job, &rest, page->writes, page->n, &next);
+		page_fill(job, &rest, page->writes, page->n, &next, page->n);
 		rest.lost = page->lost;
 		*page = rest;
 	}
@@ -388,11 +390,23 @@ fs_write(FsClient *client, FsWrite *writes, int n)
 	while (next < n && job.stop.class == FS_OK)
 	{
 		Page pages[FS_PARALLEL];
+		int room = fs_write_room(client);
 		int npages = 0;
 
 		CHECK_FOR_INTERRUPTS();
-		while (npages < FS_PARALLEL && next < n)
-			page_fill(&job, &pages[npages++], list, n, &next);
+		if (room == 0)
+		{
+			FsError error;
+
+			fs_over_writes(&error);
+			stop(&job, &error);
+			break;
+		}
+		for (; npages < FS_PARALLEL && next < n && room > 0; npages++)
+		{
+			page_fill(&job, &pages[npages], list, n, &next, room);
+			room -= pages[npages].n;
+		}
 		pages_send(&job, pages, npages);
 		MemoryContextReset(tmp);
 	}

@@ -25,17 +25,13 @@
 #include "sqlvalue.h"
 
 /* Why it may be degraded; each is in docs/reference.md. */
-static const char *const words[] = {"mapping_unusable",
-									"field_suspended",
-									"trigger_missing",
-									"no_token",
-									"run_failed",
-									"run_interrupted",
-									"clock_skew",
-									"pending_old",
-									"no_success_to_firestore",
-									"no_success_to_django",
-									"changes_failed"};
+static const char *const words[] =
+	{"mapping_unusable",	 "field_suspended",
+	 "trigger_missing",		 "no_token",
+	 "run_failed",			 "run_interrupted",
+	 "run_stopped",			 "clock_skew",
+	 "pending_old",			 "no_success_to_firestore",
+	 "no_success_to_django", "changes_failed"};
 
 /* How long without progress is too long where no schedule says it. */
 #define PATIENCE (2 * USECS_PER_DAY)
@@ -261,6 +257,9 @@ judge_run(Health *h, const Mapping *map)
 		add(h, "run_interrupted",
 			"the last run was interrupted: its worker "
 			"ended");
+	else if (strcmp(status, "stopped") == 0)
+		add(h, "run_stopped",
+			psprintf("the last run stopped: %s", run_error(h, map)));
 	else if (strcmp(status, "failed") == 0)
 		add(h, strcmp(code, "28000") == 0 ? "no_token" : "run_failed",
 			psprintf("the last run failed: %s", run_error(h, map)));

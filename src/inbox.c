@@ -19,6 +19,9 @@
 #include "sqlvalue.h"
 #include "store.h"
 
+/* The action of an entry of a person who was erased. */
+#define STAGED_ERASED "erased"
+
 /* Forget entries that were staged and not decided: they are staged anew. */
 void
 store_unstage(void)
@@ -31,7 +34,8 @@ store_unstage(void)
 /*
  * Stage entries.  One that is known keeps its state, except that a document
  * that was closed and is pending again (somebody asks for another try) is
- * staged anew.  An entry with an error is failed at once.
+ * staged anew.  An entry with an error is failed at once; of one whose person
+ * was erased (ekksync_forget) nothing is kept: its document is to go.
  */
 void
 store_stage(StagedEntry *entries, int n)
@@ -69,34 +73,49 @@ store_stage(StagedEntry *entries, int n)
 	store_sql(
 		&scope,
 		"INSERT INTO ekksync.inbox AS i (doc_id, key, action, changes, "
-		"stamp, clamped, error_message, status) "
-		"SELECT u.*, CASE WHEN u.e IS NULL THEN 'staged' ELSE 'failed' END "
-		"FROM unnest($1, $2, $3, $4, $5, $6, $7) u(d, k, a, c, s, l, e) "
-		"ON CONFLICT (doc_id) DO UPDATE SET key = excluded.key, "
+		"stamp, clamped, error_message, status, note) "
+		"SELECT u.d, CASE WHEN NOT f.erased THEN u.k END, "
+		"CASE WHEN f.erased THEN '" STAGED_ERASED "' ELSE u.a END, "
+		"CASE WHEN f.erased THEN '{}' ELSE u.c END, u.s, u.l, "
+		"CASE WHEN NOT f.erased THEN u.e END, "
+		"CASE WHEN f.erased THEN 'synced' "
+		"WHEN u.e IS NULL THEN 'staged' ELSE 'failed' END, "
+		"CASE WHEN f.erased THEN 'the person was erased' END "
+		"FROM unnest($1, $2, $3, $4, $5, $6, $7) u(d, k, a, c, s, l, e), "
+		"LATERAL (SELECT u.k IS NOT NULL AND EXISTS "
+		"(SELECT FROM ekksync.forgotten f WHERE f.hash = "
+		"sha256(convert_to((SELECT salt FROM ekksync.forgotten LIMIT 1)::text "
+		"|| u.k, 'UTF8')) AND NOT (u.a = 'create' AND u.s > f.at "
+		"AND strpos(u.c::text, 'sync_write') = 0)) "
+		"AND NOT EXISTS (SELECT FROM ekksync.member m WHERE m.key = u.k)) "
+		"f(erased) ON CONFLICT (doc_id) DO UPDATE SET key = excluded.key, "
 		"action = excluded.action, changes = excluded.changes, "
 		"stamp = excluded.stamp, clamped = excluded.clamped, "
 		"error_message = excluded.error_message, "
-		"status = excluded.status, note = NULL, done_at = NULL, "
-		"retry_count = i.retry_count + 1, "
+		"status = excluded.status, note = excluded.note, done_at = NULL, "
+		"retry_count = i.retry_count + 1, gone = false, "
 		"run = NULL WHERE i.status = 'closed'",
 		7, types, values, NULL);
 	sql_leave(&scope);
 }
 
-/* Keys after "after", in C order, that have staged entries. */
 List *
-store_inbox_keys(const char *after, int limit, MemoryContext cxt)
+store_inbox_keys(const char *after, int limit, char **upto, MemoryContext cxt)
 {
-	Oid types[] = {TEXTOID, INT8OID};
-	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
+	Oid types[] = {TEXTOID, INT8OID, INT8OID};
+	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit),
+					  Int64GetDatum(EKKSYNC_ROW_PAGE)};
 	SqlScope scope;
 	List *list;
 
 	store_sql(&scope,
-			  "SELECT DISTINCT key FROM ekksync.inbox "
-			  "WHERE status = 'staged' AND key > $1 ORDER BY key LIMIT $2",
-			  2, types, values, NULL);
-	list = sql_get_list(cxt);
+			  "SELECT key, sum(count(*)) OVER () = $3 "
+			  "AND count(*) OVER () <= $2 "
+			  "FROM (SELECT key FROM ekksync.inbox "
+			  "WHERE status = 'staged' AND key > $1 ORDER BY key LIMIT $3) q "
+			  "GROUP BY key ORDER BY key LIMIT $2",
+			  3, types, values, NULL);
+	list = sql_get_keys(upto, cxt);
 	sql_leave(&scope);
 	return list;
 }
@@ -253,7 +272,8 @@ store_unclosed(const char *after, int limit, MemoryContext cxt)
 	uint64 i;
 
 	store_sql(&scope,
-			  "SELECT doc_id, error_message, key, run IS NOT NULL "
+			  "SELECT doc_id, error_message, key, run IS NOT NULL, "
+			  "action = '" STAGED_ERASED "' "
 			  "FROM ekksync.inbox "
 			  "WHERE (status = 'synced' OR status = 'failed') AND doc_id > $1 "
 			  "ORDER BY doc_id LIMIT $2",
@@ -267,6 +287,7 @@ store_unclosed(const char *after, int limit, MemoryContext cxt)
 		entry->error = sql_get_text(i, 2, cxt);
 		entry->key = sql_get_text(i, 3, cxt);
 		entry->decided = sql_get_bool(i, 4);
+		entry->erased = sql_get_bool(i, 5);
 		list = lappend(list, entry);
 		MemoryContextSwitchTo(old);
 	}

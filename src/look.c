@@ -210,6 +210,7 @@ look_client(MemoryContext cxt)
 	config.connect_timeout = settings.connect_timeout;
 	config.request_timeout = settings.request_timeout;
 	config.max_retries = 1;
+	config.max_writes_per_second = settings.max_writes_per_second;
 	config.token = auth_token;
 	return fs_open(cxt, &config);
 }

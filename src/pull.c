@@ -214,6 +214,7 @@ pull_entries(Run *run, bool anew)
 		{
 			tx_begin();
 			store_stage(entries, n);
+			budget_charge(run);
 			tx_commit();
 			at_step(staged);
 			run_progress(run, anew ? n : 0);
@@ -228,16 +229,44 @@ pull_entries(Run *run, bool anew)
 static bool
 is_full_scan_due(const Run *run)
 {
-	return settings.scan == SCAN_FULL ||
+	return run->scan_after != NULL || settings.scan == SCAN_FULL ||
 		   (settings.full_scan_interval > 0 &&
 			run->started_at - run->last_full >=
 				settings.full_scan_interval * USECS_PER_DAY);
 }
 
 /*
+ * Where the day's reads are limited, a full scan takes half of what is left of
+ * them, and goes on in the next run from where it got to.
+ */
+static int64
+scan_reads(const Run *run, bool full)
+{
+	int64 left = fs_reads_left(run->fs);
+
+	return full && left != PG_INT64_MAX ? left / 2 : left;
+}
+
+/* Take up a full scan that was left, or begin one. */
+static char *
+begin_full_scan(Run *run, FsQuery *query)
+{
+	tx_begin();
+	store_run_scan(run, settings_scan_name(SCAN_FULL));
+	progress_total(run, store_count_members());
+	tx_commit();
+	run_progress(run, 0);
+	if (run->scan_after == NULL)
+		return NULL;
+	query->after_name = MemoryContextStrdup(run->cxt, run->scan_after);
+	return MemoryContextStrdup(run->cxt, strrchr(run->scan_after, '/') + 1);
+}
+
+/*
  * Mark members due whose documents have changed since we last saw them.  A
  * full scan also finds documents that are gone.  False where nothing is
- * scanned: when that is off, or where it is settled who is looked at.
+ * scanned to the end: when that is off, or where it is settled who is looked
+ * at.
  */
 bool
 pull_scan(Run *run)
@@ -248,19 +277,17 @@ pull_scan(Run *run)
 	FsFilter filter = {"updated_at", "GREATER_THAN", NULL};
 	FsQuery query = {0};
 	char *after = NULL;
+	int64 reads;
 
 	if ((settings.scan == SCAN_OFF && !full) || run->opt.nonly >= 0 ||
 		run->anew)
 		return false;
 	run->full_scan = full;
+	reads = scan_reads(run, full);
+	if (run->scan_after == NULL)
+		run->scan_since = run->started_at;
 	if (full)
-	{
-		tx_begin();
-		store_run_scan(run, settings_scan_name(SCAN_FULL));
-		progress_total(run, store_count_members());
-		tx_commit();
-		run_progress(run, 0);
-	}
+		after = begin_full_scan(run, &query);
 	query.collection = "members";
 	query.limit = EKKSYNC_READ_PAGE;
 	query.cxt = run->cxt;
@@ -285,9 +312,11 @@ pull_scan(Run *run)
 
 		MemoryContextReset(run->page_cxt);
 		MemoryContextSwitchTo(run->page_cxt);
+		query.limit = (int) Max(Min(query.limit, reads), 1);
 		if (!fs_query(run->fs, &query, &docs, &n, NULL, &err))
 			run_stop(&err);
 		run->docs_scanned += Max(n, 1);
+		reads -= Max(n, 1);
 		keys = palloc(sizeof(char *) * (n + 1));
 		times = palloc(sizeof(TimestampTz) * (n + 1));
 		for (i = 0; i < n; i++)
@@ -299,11 +328,17 @@ pull_scan(Run *run)
 		upto = query.done || n == 0 ? NULL : keys[n - 1];
 		store_scan_page(keys, times, n, full, after, upto);
 		store_scan_strangers(keys, times, n, full, after, upto);
+		run->scan_left = full && reads <= 0 && !query.done;
+		if (run->scan_left && !run->opt.dry_run)
+			store_scan_left(query.after_name, run->scan_since);
+		budget_charge(run);
 		tx_commit();
 		at_step(scanned);
 		if (n > 0)
 			after = MemoryContextStrdup(run->cxt, keys[n - 1]);
 		run_progress(run, n);
+		if (run->scan_left)
+			return false;
 	}
 	return true;
 }
@@ -394,6 +429,11 @@ close_entries(Run *run, List *entries)
 		writes[i].collection = "sync_queue";
 		writes[i].id = entry->doc_id;
 		writes[i].pre = FS_PRE_EXISTS;
+		if (entry->erased)
+		{
+			writes[i].delete = true;
+			continue;
+		}
 		writes[i].values = values;
 		writes[i].nvalues = 1;
 		values[0].path = &status;
@@ -454,8 +494,12 @@ pull_close_entries(Run *run)
 		if (entries == NIL)
 			return;
 		foreach (lc, entries)
-			if (!((UnclosedEntry *) lfirst(lc))->decided)
+		{
+			const UnclosedEntry *entry = lfirst(lc);
+
+			if (!entry->decided && !entry->erased)
 				run->figures.to_django_failed++;
+		}
 		n = list_length(entries);
 		close_entries(run, entries);
 		after =

@@ -18,6 +18,21 @@
 #include "scope.h"
 #include "sqlvalue.h"
 
+/*
+ * How statistics of a moment ago are kept from misleading the planner, which
+ * may believe that next to nothing is pending, and read all that is for each
+ * key or id:
+ * - pending rows of a key (PENDING_OF) come in an order that only the partial
+ *   index on pending rows has, by sql_run_by_index;
+ * - where rows are known by id, their status is asked for in a way that no
+ *   index answers.
+ */
+#define PENDING_OF(key)                                                       \
+	"(SELECT * FROM %1$s p WHERE p.sync_status = 'pending' "                  \
+	"AND p.ssn::text COLLATE \"C\" >= " key " "                               \
+	"AND p.ssn::text COLLATE \"C\" <= " key " "                               \
+	"ORDER BY p.ssn::text COLLATE \"C\") "
+
 /* Run one statement over the queue; %s in it is the table. Leaves SPI open. */
 static void
 on_queue(const Mapping *map, SqlScope *scope, const char *format, int nargs,
@@ -29,23 +44,38 @@ on_queue(const Mapping *map, SqlScope *scope, const char *format, int nargs,
 	sql_run(query, nargs, types, values, nulls, false, 0);
 }
 
+/* The same for a statement that is to find its rows by an index. */
+static void
+by_index(const Mapping *map, SqlScope *scope, const char *format, int nargs,
+		 Oid *types, Datum *values)
+{
+	char *query = psprintf(format, map->queue_table);
+
+	sql_enter(scope, map->owner);
+	sql_run_by_index(query, nargs, types, values, NULL, false, 0);
+}
+
 List *
 queue_pending_keys(const Mapping *map, const char *after, int limit,
-				   MemoryContext cxt)
+				   char **upto, MemoryContext cxt)
 {
-	Oid types[] = {TEXTOID, INT8OID};
-	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit)};
-	char *query = psprintf("SELECT DISTINCT ssn::text COLLATE \"C\" FROM %s "
-						   "WHERE sync_status = 'pending' "
-						   "AND ssn::text COLLATE \"C\" %s $1 "
-						   "ORDER BY 1 LIMIT $2",
-						   map->queue_table, after ? ">" : ">=");
+	Oid types[] = {TEXTOID, INT8OID, INT8OID};
+	Datum values[] = {sql_text(after ? after : ""), Int64GetDatum(limit),
+					  Int64GetDatum(EKKSYNC_ROW_PAGE)};
+	char *query =
+		psprintf("SELECT key, sum(count(*)) OVER () = $3 "
+				 "AND count(*) OVER () <= $2 "
+				 "FROM (SELECT ssn::text COLLATE \"C\" AS key FROM %s "
+				 "WHERE sync_status = 'pending' "
+				 "AND ssn::text COLLATE \"C\" %s $1 "
+				 "ORDER BY 1 LIMIT $3) q GROUP BY key ORDER BY key LIMIT $2",
+				 map->queue_table, after ? ">" : ">=");
 	SqlScope scope;
 	List *list;
 
 	sql_enter(&scope, map->owner);
-	sql_run_by_index(query, 2, types, values, NULL, false, 0);
-	list = sql_get_list(cxt);
+	sql_run_by_index(query, 3, types, values, NULL, false, 0);
+	list = sql_get_keys(upto, cxt);
 	sql_leave(&scope);
 	return list;
 }
@@ -124,32 +154,37 @@ touched_rows(Member **members, int n, Datum *ids)
 	return i > 0;
 }
 
-/* Add rows for which a condition holds to the members' lists. */
+/* Columns of a row q of member k.n, for read_open. */
+#define OPEN_COLUMNS                                                          \
+	"SELECT k.n, q.id::int8, coalesce(q.action::text, 'update'), "            \
+	"q.created_at, "                                                          \
+	"CASE WHEN jsonb_typeof(q.fields_changed) = 'object' THEN "               \
+	"ARRAY(SELECT jsonb_object_keys(q.fields_changed)) END, "                 \
+	"CASE WHEN q.action = 'delete' "                                          \
+	"AND jsonb_typeof(q.fields_changed) = 'object' THEN "                     \
+	"(SELECT e.value FROM jsonb_each_text(q.fields_changed) e LIMIT 1) END "  \
+	"FROM unnest($1) WITH ORDINALITY k(key, n) "
+
+/* Add pending rows, or those of ids that are synced, to the members' lists. */
 static void
-read_open(const Mapping *map, Member **members, int n, const char *condition,
-		  Datum ids, bool by_hand, MemoryContext cxt)
+read_open(const Mapping *map, Member **members, int n, Datum ids, bool by_hand,
+		  MemoryContext cxt)
 {
+	static const char *const pending = OPEN_COLUMNS
+		", LATERAL " PENDING_OF("k.key") "q ORDER BY k.n, q.created_at, q.id";
+	static const char *const synced =
+		OPEN_COLUMNS "JOIN %1$s q ON q.ssn::text COLLATE \"C\" = k.key "
+					 "AND q.id = ANY ($2) AND q.sync_status = 'synced' "
+					 "ORDER BY k.n, q.created_at, q.id";
 	Oid types[] = {TEXTARRAYOID, INT8ARRAYOID};
 	Datum values[] = {member_keys(members, n), ids};
 	SqlScope scope;
 	uint64 i;
 
-	on_queue(
-		map, &scope,
-		psprintf(
-			"SELECT k.n, q.id::int8, coalesce(q.action::text, 'update'), "
-			"q.created_at, "
-			"CASE WHEN jsonb_typeof(q.fields_changed) = 'object' THEN "
-			"ARRAY(SELECT jsonb_object_keys(q.fields_changed)) END, "
-			"CASE WHEN q.action = 'delete' "
-			"AND jsonb_typeof(q.fields_changed) = 'object' THEN "
-			"(SELECT e.value FROM jsonb_each_text(q.fields_changed) e LIMIT "
-			"1) END "
-			"FROM unnest($1) WITH ORDINALITY k(key, n) "
-			"JOIN %%s q ON q.ssn::text COLLATE \"C\" = k.key AND %s "
-			"ORDER BY k.n, q.created_at, q.id",
-			condition),
-		by_hand ? 2 : 1, types, values, NULL);
+	if (by_hand)
+		on_queue(map, &scope, synced, 2, types, values, NULL);
+	else
+		by_index(map, &scope, pending, 1, types, values);
 	for (i = 0; i < SPI_processed; i++)
 	{
 		Member *m = members[sql_get_int8(i, 1) - 1];
@@ -176,12 +211,9 @@ queue_read_pending(const Mapping *map, Member **members, int n,
 {
 	Datum ids;
 
-	read_open(map, members, n, "q.sync_status = 'pending'", (Datum) 0, false,
-			  cxt);
+	read_open(map, members, n, (Datum) 0, false, cxt);
 	if (touched_rows(members, n, &ids))
-		read_open(map, members, n,
-				  "q.id = ANY ($2) AND q.sync_status = 'synced'", ids, true,
-				  cxt);
+		read_open(map, members, n, ids, true, cxt);
 }
 
 void
@@ -279,18 +311,19 @@ queue_read_moves(const Mapping *map, Member **members, int n,
 	SqlScope scope;
 	uint64 i;
 
-	on_queue(
-		map, &scope,
-		"SELECT k.n, d.ssn::text "
-		"FROM unnest($1) WITH ORDINALITY k(key, n), LATERAL "
-		"(SELECT o.ssn FROM %1$s c JOIN %1$s o ON o.member_id = c.member_id "
-		"WHERE c.ssn::text COLLATE \"C\" = k.key AND c.action = 'create' "
-		"AND c.sync_status = 'pending' AND o.action = 'delete' "
-		"AND EXISTS (SELECT FROM jsonb_each_text(CASE "
-		"WHEN jsonb_typeof(o.fields_changed) = 'object' "
-		"THEN o.fields_changed ELSE '{}' END) e "
-		"WHERE e.value = k.key) ORDER BY o.created_at DESC LIMIT 1) d",
-		1, types, values, NULL);
+	by_index(map, &scope,
+			 "SELECT k.n, d.ssn::text "
+			 "FROM unnest($1) WITH ORDINALITY k(key, n), LATERAL "
+			 "(SELECT o.ssn FROM " PENDING_OF(
+				 "k.key") "c "
+						  "JOIN %1$s o ON o.member_id = c.member_id "
+						  "WHERE c.action = 'create' AND o.action = 'delete' "
+						  "AND EXISTS (SELECT FROM jsonb_each_text(CASE "
+						  "WHEN jsonb_typeof(o.fields_changed) = 'object' "
+						  "THEN o.fields_changed ELSE '{}' END) e "
+						  "WHERE e.value = k.key) ORDER BY o.created_at DESC "
+						  "LIMIT 1) d",
+			 1, types, values);
 	for (i = 0; i < SPI_processed; i++)
 		members[sql_get_int8(i, 1) - 1]->moved_from = sql_get_text(i, 2, cxt);
 	sql_leave(&scope);
@@ -308,8 +341,8 @@ queue_settle(const Mapping *map, int64 *ids, char **errors, int n)
 		return 0;
 	on_queue(
 		map, &scope,
-		"WITH free AS (SELECT id FROM %1$s WHERE id = ANY ($1) "
-		"AND sync_status = 'pending' FOR NO KEY UPDATE SKIP LOCKED) "
+		"WITH free AS (SELECT f.id FROM %1$s f WHERE f.id = ANY ($1) "
+		"AND f.sync_status || '' = 'pending' FOR NO KEY UPDATE SKIP LOCKED) "
 		"UPDATE %1$s q SET "
 		"sync_status = CASE WHEN u.error IS NULL THEN 'synced' ELSE 'failed' "
 		"END, "
@@ -318,19 +351,99 @@ queue_settle(const Mapping *map, int64 *ids, char **errors, int n)
 		"retry_count = q.retry_count + CASE WHEN u.error IS NULL THEN 0 ELSE "
 		"1 END "
 		"FROM free JOIN unnest($1, $2) u(id, error) ON u.id = free.id "
-		"WHERE q.id = free.id AND q.sync_status = 'pending'",
+		"WHERE q.id = free.id AND q.sync_status || '' = 'pending'",
 		2, types, values, NULL);
 	left = n - SPI_processed;
 	sql_leave(&scope);
 	if (left == 0)
 		return 0;
 	on_queue(map, &scope,
-			 "SELECT count(DISTINCT ssn) FROM %s WHERE id = ANY ($1) "
-			 "AND sync_status = 'pending'",
+			 "SELECT count(DISTINCT ssn) FROM %s q WHERE id = ANY ($1) "
+			 "AND sync_status || '' = 'pending'",
 			 1, types, values, NULL);
 	left = sql_get_int8(0, 1);
 	sql_leave(&scope);
 	return left;
+}
+
+List *
+queue_old_rows(const Mapping *map, int days, OldRow *after, int limit,
+			   MemoryContext cxt)
+{
+	Oid types[] = {INT4OID, TIMESTAMPTZOID, INT8OID, INT8OID};
+	Datum values[] = {Int32GetDatum(days), TimestampTzGetDatum(after->at),
+					  Int64GetDatum(after->id), Int64GetDatum(limit)};
+	char *query =
+		psprintf("SELECT id::int8, created_at, ssn::text FROM %s "
+				 "WHERE sync_status = 'synced' AND created_at < "
+				 "clock_timestamp() - make_interval(days => $1) "
+				 "AND created_at >= $2 AND (created_at, id) > ($2, $3) "
+				 "AND coalesce(synced_at, created_at) < "
+				 "clock_timestamp() - make_interval(days => $1) "
+				 "ORDER BY created_at, id LIMIT $4",
+				 map->queue_table);
+	List *list = NIL;
+	SqlScope scope;
+	uint64 i;
+
+	sql_enter(&scope, map->owner);
+	sql_run_by_index(query, 4, types, values, NULL, false, 0);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		OldRow *row = palloc(sizeof(OldRow));
+
+		row->id = sql_get_int8(i, 1);
+		row->at = sql_get_time(i, 2);
+		row->key = sql_get_text(i, 3, cxt);
+		list = lappend(list, row);
+		MemoryContextSwitchTo(old);
+	}
+	sql_leave(&scope);
+	return list;
+}
+
+int64
+queue_remove(const Mapping *map, const int64 *ids, int n)
+{
+	Oid types[] = {INT8ARRAYOID};
+	Datum values[] = {sql_int8_array(ids, n)};
+	SqlScope scope;
+	int64 removed;
+
+	if (n == 0)
+		return 0;
+	on_queue(map, &scope,
+			 "DELETE FROM %1$s WHERE id = ANY (ARRAY(SELECT o.id FROM %1$s o "
+			 "WHERE o.id = ANY ($1) AND o.sync_status || '' = 'synced' "
+			 "AND NOT (o.action = 'delete' AND o.fields_changed <> '{}' "
+			 "AND EXISTS (SELECT FROM %1$s p WHERE p.member_id = o.member_id "
+			 "AND p.sync_status || '' = 'pending')) FOR UPDATE SKIP LOCKED))",
+			 1, types, values, NULL);
+	removed = (int64) SPI_processed;
+	sql_leave(&scope);
+	return removed;
+}
+
+int64
+queue_erase(const Mapping *map, const char *key)
+{
+	Oid types[] = {TEXTOID, TEXTOID};
+	Datum values[] = {sql_text(key), sql_text(map->key_name)};
+	SqlScope scope;
+	int64 erased;
+
+	on_queue(map, &scope,
+			 "UPDATE %s SET fields_changed = '{}' WHERE action = 'delete' "
+			 "AND jsonb_typeof(fields_changed) = 'object' "
+			 "AND fields_changed ->> $2 = $1",
+			 2, types, values, NULL);
+	sql_leave(&scope);
+	on_queue(map, &scope, "DELETE FROM %s WHERE ssn = $1", 1, types, values,
+			 NULL);
+	erased = (int64) SPI_processed;
+	sql_leave(&scope);
+	return erased;
 }
 
 bool

@@ -13,9 +13,11 @@
 /*
  * Up to limit keys after the key "after" (NULL: from the start, where the
  * empty key of a missing kennitala stands), in C order, with pending rows.
+ * Where these have too many rows to be read at once, it is fewer keys, and
+ * *upto is the last of them.
  */
 extern List *queue_pending_keys(const Mapping *map, const char *after,
-								int limit, MemoryContext cxt);
+								int limit, char **upto, MemoryContext cxt);
 
 /* Those of the keys that have pending rows. */
 extern List *queue_pending_among(const Mapping *map, List *keys,
@@ -50,6 +52,34 @@ extern int64 queue_settle(const Mapping *map, int64 *ids, char **errors,
 
 /* Rows that are synced become pending again. */
 extern void queue_requeue(const Mapping *map, const int64 *ids, int n);
+
+/* A synced row that is old. */
+typedef struct OldRow
+{
+	int64 id;
+	TimestampTz at; /* created */
+	char *key;
+} OldRow;
+
+/*
+ * Up to limit rows (OldRow) that were created and synced so many days ago, in
+ * order of time, behind one (zeros: from the start).
+ */
+extern List *queue_old_rows(const Mapping *map, int days, OldRow *after,
+							int limit, MemoryContext cxt);
+
+/*
+ * Remove rows by id, but those that are not synced any more, are locked, or
+ * tell of a changed key while its member has a pending row: how many were
+ * removed.
+ */
+extern int64 queue_remove(const Mapping *map, const int64 *ids, int n);
+
+/*
+ * Erase a key: its rows, of any status, and the mention of it in the rows of
+ * others, whose keys were changed to it.  How many rows were its own.
+ */
+extern int64 queue_erase(const Mapping *map, const char *key);
 
 /*
  * Make a member's failure visible that no pending row stands for: one failed

@@ -23,11 +23,30 @@ typedef struct RunOptions
 	bool push; /* direction includes Firestore */
 	bool pull; /* direction includes Django */
 	bool dry_run;
-	bool diff;	/* a dry run that says where the sides differ */
-	bool force; /* let the mass guard pass */
-	int nonly;	/* only these members, -1: all */
+	bool diff;		  /* a dry run that says where the sides differ */
+	bool force;		  /* let the mass guard pass */
+	bool cleanup;	  /* a dry run that cleans up our side, and no more */
+	int cleanup_days; /* for rows of the queue, -1: as set */
+	int nonly;		  /* only these members, -1: all */
 	char **only;
 } RunOptions;
+
+/* What is removed when it is old: names in clean.c. */
+typedef enum CleanKind
+{
+	CLEAN_QUEUE,
+	CLEAN_INBOX,
+	CLEAN_CONFLICTS,
+	CLEAN_CHANGES,
+	CLEAN_RUNS,
+	CLEAN_TOMBSTONES,
+	CLEAN_REMOTE_QUEUE,
+	CLEAN_REMOTE_LOGS,
+	CLEAN_KINDS
+} CleanKind;
+
+/* The SQLSTATE of a run that has come to a limit of the day (class 53). */
+#define ERRCODE_EKKSYNC_DAY_LIMIT MAKE_SQLSTATE('5', '3', 'E', 'K', '1')
 
 /* Figures of a run, as kept in ekksync.run, left in its error text. */
 typedef struct RunFigures
@@ -97,6 +116,14 @@ typedef struct Run
 	int64 peak_memory; /* kB */
 	bool logged;	   /* the sync_logs document is there */
 	int apply_size;	   /* members that get values in one transaction */
+	FsCost charged;	   /* what is in the ledger */
+	bool ending;	   /* its own documents are all that is left to write */
+	char *scan_after;  /* name of the last document of a full scan that is
+								* not complete, NULL: none is under way */
+	TimestampTz scan_since; /* its begin */
+	bool scan_left;			/* it goes on in the next run */
+	int64 cleaned[CLEAN_KINDS];
+	char *clean_error; /* why something could not be cleaned up */
 	int64 stuck;	   /* members that could not be recorded */
 	char *stuck_error; /* why the last of them */
 } Run;
@@ -436,8 +463,34 @@ extern char *fate_change_json(const Run *run, const Member *m);
 extern char *fate_problem(const Member *m, const ErrorData *error);
 
 /* ---- collect.c ---- */
-/* Forget members that were deleted long ago, and of whom nothing is open. */
-extern void collect_tombstones(Run *run);
+/*
+ * Forget members that were deleted long ago, and of whom nothing is open;
+ * returns how many.
+ */
+extern int64 collect_tombstones(Run *run);
+
+/* ---- budget.c ---- */
+/*
+ * End the run if the day's limits leave nothing for it to do.  In no
+ * transaction.
+ */
+extern void budget_begin(Run *run);
+
+/*
+ * In a transaction: put what the run has cost since the last call into the
+ * ledger, and let it go on within what the day's limits leave.
+ */
+extern void budget_charge(Run *run);
+
+/* ---- clean.c ---- */
+/*
+ * Remove what is older than it is to be kept, in short transactions; what of
+ * it fails is in run->clean_error.
+ */
+extern void clean_up(Run *run);
+
+/* {"queue rows": 12, ...} of what was removed, NULL: nothing. */
+extern char *clean_json(const Run *run);
 
 /* ---- stamps.c ---- */
 /* When was the field's local value written; when the document's? */

@@ -30,7 +30,7 @@ store_state(StoreState *state, MemoryContext cxt)
 	store_sql(&scope,
 			  "SELECT paused, paused_reason, project, database_id, "
 			  "system_identifier, accepted IS NOT NULL, last_scan, "
-			  "last_full_scan "
+			  "last_full_scan, scan_after, scan_since "
 			  "FROM ekksync.state",
 			  0, NULL, NULL, NULL);
 	found = SPI_processed > 0;
@@ -44,6 +44,8 @@ store_state(StoreState *state, MemoryContext cxt)
 		state->accepted = sql_get_bool(0, 6);
 		state->last_scan = sql_get_time(0, 7);
 		state->last_full_scan = sql_get_time(0, 8);
+		state->scan_after = sql_get_text(0, 9, cxt);
+		state->scan_since = sql_get_time(0, 10);
 	}
 	sql_leave(&scope);
 	return found;
@@ -140,9 +142,10 @@ store_forget_base(void)
 				   "first_contact = true, due = true",
 				   0, NULL, NULL, NULL);
 	store_sql_only("DELETE FROM ekksync.stranger", 0, NULL, NULL, NULL);
-	store_sql_only("UPDATE ekksync.state SET last_scan = NULL, "
-				   "last_full_scan = NULL",
-				   0, NULL, NULL, NULL);
+	store_sql_only(
+		"UPDATE ekksync.state SET last_scan = NULL, "
+		"last_full_scan = NULL, scan_after = NULL, scan_since = NULL",
+		0, NULL, NULL, NULL);
 }
 
 void
@@ -152,7 +155,19 @@ store_scanned(TimestampTz at, bool full)
 	Datum values[] = {TimestampTzGetDatum(at), BoolGetDatum(full)};
 
 	store_sql_only("UPDATE ekksync.state SET last_scan = $1, last_full_scan = "
-				   "CASE WHEN $2 THEN $1 ELSE last_full_scan END",
+				   "CASE WHEN $2 THEN $1 ELSE last_full_scan END, "
+				   "scan_after = NULL, scan_since = NULL",
+				   2, types, values, NULL);
+}
+
+void
+store_scan_left(const char *name, TimestampTz since)
+{
+	Oid types[] = {TEXTOID, TIMESTAMPTZOID};
+	Datum values[] = {sql_text(name), TimestampTzGetDatum(since)};
+
+	store_sql_only("UPDATE ekksync.state SET scan_after = $1, "
+				   "scan_since = $2",
 				   2, types, values, NULL);
 }
 
@@ -344,7 +359,8 @@ store_run_of_log(const char *log_id, StoreRunLog *log, MemoryContext cxt)
 			  "SELECT id, started_at, finished_at, to_firestore::int8, "
 			  "to_firestore_failed::int8, to_django::int8, "
 			  "to_django_failed::int8, CASE status WHEN 'interrupted' "
-			  "THEN 'the run was interrupted' WHEN 'failed' THEN error END, "
+			  "THEN 'the run was interrupted' WHEN 'success' THEN NULL "
+			  "ELSE error END, "
 			  "phase IN ('end', 'stopped') "
 			  "FROM ekksync.run WHERE log_document = $1 "
 			  "AND finished_at IS NOT NULL ORDER BY id DESC LIMIT 1",

@@ -203,9 +203,11 @@ sql_run_by_index(const char *query, int nargs, Oid *types, Datum *values,
 			 : make_plan(query, nargs, types, CURSOR_OPT_GENERIC_PLAN, &kept);
 	if (kept == NULL || !kept->planned || !SPI_plan_is_valid(plan))
 	{
-		/* it will be planned now; a scan that is needed must not start JIT */
+		/* it will be planned now; what is needed all the same must not start
+		 * JIT */
 		level = NewGUCNestLevel();
 		pin_setting("enable_seqscan", "off");
+		pin_setting("enable_sort", "off");
 		pin_setting("jit", "off");
 	}
 	code = execute(plan, values, nulls, read_only, limit);

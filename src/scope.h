@@ -42,8 +42,9 @@ extern int sql_run(const char *query, int nargs, Oid *types, Datum *values,
 
 /*
  * The same for a statement that is run row by row and finds its rows by an
- * index: planned once for any parameters, without sequential scans, so that a
- * plan made while the table was small is good when it is not.
+ * index: planned once for any parameters, without sequential scans and, where
+ * an index has the order, without sorting, so that a plan made while the table
+ * was small is good when it is not.
  */
 extern int sql_run_by_index(const char *query, int nargs, Oid *types,
 							Datum *values, const char *nulls, bool read_only,

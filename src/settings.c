@@ -114,12 +114,109 @@ check_timezone(char **newval, void **extra, GucSource source)
 	return false;
 }
 
+/* A run needs some documents for itself. */
+static bool
+check_day_limit(int *newval, void **extra, GucSource source)
+{
+	if (*newval == 0 || *newval >= DAY_LIMIT_MIN)
+		return true;
+	GUC_check_errdetail("It must be 0 (no limit), or at least %d.",
+						DAY_LIMIT_MIN);
+	return false;
+}
+
+/*
+ * What tells late echoes of a run's writes from edits is needed as long as
+ * they may come.
+ */
+static bool
+check_echo_days(int *newval, void **extra, GucSource source)
+{
+	if (*newval == 0 || *newval >= ECHO_DAYS)
+		return true;
+	GUC_check_errdetail("It must be 0 (for ever), or at least %d days.",
+						ECHO_DAYS);
+	return false;
+}
+
+static void
+define_checked(const char *name, const char *desc, int *var, int boot,
+			   GucIntCheckHook check)
+{
+	DefineCustomIntVariable(name, desc, NULL, var, boot, 0, INT_MAX, PGC_SUSET,
+							0, check, NULL, NULL);
+}
+
+static void
+define_price(const char *name, const char *desc, double *var, double boot)
+{
+	DefineCustomRealVariable(name, desc, NULL, var, boot, 0, 1e6, PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+}
+
 static void
 define_int(const char *name, const char *desc, int *var, int boot, int min,
 		   int max, int flags)
 {
 	DefineCustomIntVariable(name, desc, NULL, var, boot, min, max, PGC_SUSET,
 							flags, NULL, NULL, NULL);
+}
+
+static void
+define_budgets(void)
+{
+	define_int(
+		"ekksync.max_writes_per_second",
+		"Most documents that a run writes in a second; 0: 500, and half "
+		"more every five minutes, and no limit with an emulator; -1: no "
+		"limit.",
+		&settings.max_writes_per_second, 0, -1, 1000000, 0);
+	define_checked("ekksync.max_reads_per_day",
+				   "Most documents that runs read in a day of Firestore's "
+				   "quota; 0: no limit.",
+				   &settings.max_reads_per_day, 0, check_day_limit);
+	define_checked("ekksync.max_writes_per_day",
+				   "Most documents that runs write or delete in a day of "
+				   "Firestore's quota; 0: no limit.",
+				   &settings.max_writes_per_day, 0, check_day_limit);
+	define_price("ekksync.price_reads", "Price of 100,000 documents read.",
+				 &settings.price_reads, 0.06);
+	define_price("ekksync.price_writes", "Price of 100,000 documents written.",
+				 &settings.price_writes, 0.18);
+	define_price("ekksync.price_deletes",
+				 "Price of 100,000 documents deleted.",
+				 &settings.price_deletes, 0.02);
+}
+
+static void
+define_retention(void)
+{
+	define_int("ekksync.queue_days",
+			   "Days that synced rows of the queue are kept; 0: for ever.",
+			   &settings.queue_days, 30, 0, 36500, 0);
+	define_int("ekksync.inbox_days",
+			   "Days that closed queue entries of Firestore are kept in "
+			   "PostgreSQL; 0: for ever.",
+			   &settings.inbox_days, 90, 0, 36500, 0);
+	define_checked(
+		"ekksync.conflict_days",
+		"Days that conflicts are kept that nothing is to be decided "
+		"about; 0: for ever.",
+		&settings.conflict_days, 400, check_echo_days);
+	define_checked("ekksync.change_log_days",
+				   "Days that it is kept what runs have written; 0: for ever.",
+				   &settings.change_log_days, 400, check_echo_days);
+	define_int("ekksync.run_days",
+			   "Days that the records of runs are kept; 0: for ever.",
+			   &settings.run_days, 400, 0, 36500, 0);
+	define_int("ekksync.remote_queue_days",
+			   "Days after which entries that runs have synced are deleted "
+			   "from sync_queue in Firestore; 0: never.",
+			   &settings.remote_queue_days, 0, 0, 36500, 0);
+	define_int("ekksync.remote_log_days",
+			   "Days after which documents of runs are deleted from sync_logs "
+			   "in Firestore; 0: never.",
+			   &settings.remote_log_days, 0, 0, 36500, 0);
 }
 
 void
@@ -218,6 +315,9 @@ settings_define(void)
 		"Whether a run that was due while the worker could not start it is "
 		"started when it can.",
 		NULL, &settings.catch_up, true, PGC_SUSET, 0, NULL, NULL, NULL);
+
+	define_budgets();
+	define_retention();
 
 	MarkGUCPrefixReserved("ekksync");
 }

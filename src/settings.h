@@ -37,6 +37,12 @@ typedef enum RunMode
 	MODE_OBSERVE /* a run writes nothing but our own tables */
 } RunMode;
 
+/* A daily limit of documents is at least this, as a run has its own. */
+#define DAY_LIMIT_MIN 100
+
+/* An echo of a run's write may come as late as this. */
+#define ECHO_DAYS 7
+
 /* Current values, kept by the GUC machinery of this process. */
 typedef struct Settings
 {
@@ -60,6 +66,20 @@ typedef struct Settings
 	char *schedule;			/* of runs, in cron's form, "" for never */
 	char *timezone;			/* in which the schedule is meant */
 	bool catch_up;			/* run at once when a time was missed */
+	int max_writes_per_second; /* 0: as Google asks, none with an emulator;
+								* -1: no limit */
+	int max_reads_per_day;	   /* documents, 0: no limit */
+	int max_writes_per_day;	   /* and deletes; the same */
+	double price_reads;		   /* of 100,000 documents */
+	double price_writes;
+	double price_deletes;
+	int queue_days; /* days that each is kept, 0: for ever */
+	int inbox_days;
+	int conflict_days;
+	int change_log_days;
+	int run_days;
+	int remote_queue_days; /* in Firestore, 0: for ever */
+	int remote_log_days;
 } Settings;
 
 extern Settings settings;

@@ -164,3 +164,20 @@ sql_get_list(MemoryContext cxt)
 	}
 	return list;
 }
+
+List *
+sql_get_keys(char **upto, MemoryContext cxt)
+{
+	bool cut = SPI_processed > 0 && sql_get_bool(0, 2);
+	List *list = sql_get_list(cxt);
+	char *last;
+
+	if (!cut)
+		return list;
+	if (list_length(list) > 1)
+		list = list_truncate(list, list_length(list) - 1);
+	last = llast(list);
+	if (*upto == NULL || strcmp(last, *upto) < 0)
+		*upto = last;
+	return list;
+}

@@ -35,4 +35,12 @@ extern bool sql_get_bool(int i, int column);
 /* The first column of all rows: a list of strings in cxt. */
 extern List *sql_get_list(MemoryContext cxt);
 
+/*
+ * The same of a query for keys whose second column says whether the last key
+ * may have more to be read than was looked at: it is then left out, unless it
+ * is the only one, and *upto becomes the last of the list, if that is before
+ * it (NULL: behind all).
+ */
+extern List *sql_get_keys(char **upto, MemoryContext cxt);
+
 #endif /* EKKSYNC_SQLVALUE_H */

@@ -36,6 +36,8 @@
 	step(members) /* all batches are done, entries are open */ \
 	step(closed) /* entries are closed in Firestore, nobody knows */ \
 	step(known) /* and are known to be */ \
+	step(in_clean) /* old rows are removed */ \
+	step(cleaned) /* and that is committed */ \
 	step(told) /* the run's document is complete */ \
 	step(in_end) /* the run's record is closed, not committed */ \
 	step(ended) /* and committed; the run lock is held */

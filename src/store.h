@@ -22,6 +22,9 @@ typedef struct StoreState
 	bool accepted;			 /* ekksync_resume() lets it be bound anew */
 	TimestampTz last_scan;
 	TimestampTz last_full_scan;
+	char *scan_after;		/* document a full scan got to, NULL: none is
+								* under way */
+	TimestampTz scan_since; /* its begin */
 } StoreState;
 
 /* The fence: which of our documents in sync_logs is the newest. */
@@ -81,6 +84,9 @@ extern void store_resume(void);
 /* Forget all that the sides agreed on: every member is a first contact. */
 extern void store_forget_base(void);
 extern void store_scanned(TimestampTz at, bool full);
+
+/* A full scan that began at since got to a document, and is to go on. */
+extern void store_scan_left(const char *name, TimestampTz since);
 
 /* runs */
 /*
@@ -186,6 +192,7 @@ typedef struct UnclosedEntry
 	char *key;	  /* NULL: it names no member */
 	char *error;  /* NULL: synced */
 	bool decided; /* by a run; else it failed when it was staged */
+	bool erased;  /* ... or its person was erased: it goes */
 } UnclosedEntry;
 
 /* Parse JSON that is freed with cxt; NULL where cJSON cannot. */
@@ -193,7 +200,10 @@ extern cJSON *store_json(const char *text, MemoryContext cxt);
 
 extern void store_unstage(void);
 extern void store_stage(StagedEntry *entries, int n);
-extern List *store_inbox_keys(const char *after, int limit, MemoryContext cxt);
+
+/* Keys after "after" that have staged entries; upto as in queue_pending_keys. */
+extern List *store_inbox_keys(const char *after, int limit, char **upto,
+							  MemoryContext cxt);
 extern void store_read_entries(Member **members, int n, MemoryContext cxt);
 
 /* Fill members' failures with the entries that failed. */

@@ -130,7 +130,10 @@ store_old_tombstones(const char *after, int limit, MemoryContext cxt)
 			  "AND tombstone < clock_timestamp() - make_interval(days => $3) "
 			  "AND NOT due AND in_flight = '[]' AND key > $1 "
 			  "AND NOT EXISTS (SELECT FROM ekksync.inbox i "
-			  "WHERE i.key = m.key AND i.status <> 'closed') "
+			  "WHERE i.key = m.key AND i.status = 'staged') "
+			  "AND NOT EXISTS (SELECT FROM ekksync.inbox i "
+			  "WHERE i.key = m.key "
+			  "AND (i.status = 'synced' OR i.status = 'failed')) "
 			  "AND NOT EXISTS (SELECT FROM ekksync.conflict c "
 			  "WHERE c.key = m.key AND c.winner = 'none' "
 			  "AND c.resolved_at IS NULL) ORDER BY key LIMIT $2",

@@ -115,6 +115,11 @@ run_stop(const FsError *err)
 	bool denied = strcmp(err->status, "UNAUTHENTICATED") == 0 ||
 				  strcmp(err->status, "PERMISSION_DENIED") == 0;
 
+	if (fs_is_over_limit(err))
+		ereport(ERROR, (errcode(ERRCODE_EKKSYNC_DAY_LIMIT),
+						errmsg("%s: what is left stays pending until the day "
+							   "ends, at midnight in Los Angeles",
+							   err->message)));
 	ereport(ERROR,
 			(errcode(err->class == FS_RETRY ? ERRCODE_CONNECTION_FAILURE
 					 : denied ? ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION
@@ -169,6 +174,7 @@ record_progress(Run *run)
 	note_memory(run);
 	tx_begin();
 	store_run_progress(run, progress_name(run));
+	budget_charge(run);
 	tx_commit();
 	pgstat_report_activity(STATE_RUNNING, activity);
 	pfree(activity);
@@ -272,6 +278,7 @@ open_client(Run *run)
 	config.connect_timeout = settings.connect_timeout;
 	config.request_timeout = settings.request_timeout;
 	config.max_retries = settings.max_retries;
+	config.max_writes_per_second = settings.max_writes_per_second;
 	config.token = auth_token;
 	run->fs = fs_open(run->cxt, &config);
 }
@@ -306,10 +313,30 @@ compare_keys(const ListCell *a, const ListCell *b)
 	return strcmp(lfirst(a), lfirst(b));
 }
 
-/* The keys of the next batch: all that have something to do, in order. */
+/* How many members may be read together. */
+static int
+batch_limit(const Run *run)
+{
+	return (int) Max(Min(EKKSYNC_MEMBER_PAGE, fs_reads_left(run->fs)), 1);
+}
+
+/* Add keys that a list has, in order, to a list of at most limit. */
+static void
+add_keys(List **keys, List *more, int limit)
+{
+	*keys = merge_keys(*keys, more, limit);
+}
+
+/*
+ * The keys of the next batch: all that have something to do, in order.  Those
+ * behind one that has too much to be read at once (upto) have another turn.
+ */
 static List *
 next_keys(Run *run, const char *after)
 {
+	MemoryContext cxt = run->page_cxt;
+	int limit = batch_limit(run);
+	char *upto = NULL;
 	List *keys = NIL;
 	int i;
 
@@ -319,29 +346,19 @@ next_keys(Run *run, const char *after)
 			if (after == NULL || strcmp(run->opt.only[i], after) > 0)
 				keys = lappend(keys, run->opt.only[i]);
 		list_sort(keys, compare_keys);
-		return merge_keys(keys, NIL, EKKSYNC_MEMBER_PAGE);
+		return merge_keys(keys, NIL, limit);
 	}
 	tx_begin();
-	keys = merge_keys(queue_pending_keys(run->map, after, EKKSYNC_MEMBER_PAGE,
-										 run->page_cxt),
-					  store_due_keys(after, EKKSYNC_MEMBER_PAGE, run->anew,
-									 run->page_cxt),
-					  EKKSYNC_MEMBER_PAGE);
-	keys = merge_keys(keys,
-					  store_touched_keys(after, EKKSYNC_MEMBER_PAGE,
-										 run->page_cxt),
-					  EKKSYNC_MEMBER_PAGE);
+	keys = queue_pending_keys(run->map, after, limit, &upto, cxt);
+	add_keys(&keys, store_due_keys(after, limit, run->anew, cxt), limit);
+	add_keys(&keys, store_touched_keys(after, limit, cxt), limit);
 	if (run->opt.pull)
-		keys = merge_keys(keys,
-						  store_inbox_keys(after, EKKSYNC_MEMBER_PAGE,
-										   run->page_cxt),
-						  EKKSYNC_MEMBER_PAGE);
+		add_keys(&keys, store_inbox_keys(after, limit, &upto, cxt), limit);
 	if (run->opt.pull && settings.on_remote_create == REMOTE_CREATE_INSERT)
-		keys = merge_keys(keys,
-						  store_stranger_keys(after, EKKSYNC_MEMBER_PAGE,
-											  run->page_cxt),
-						  EKKSYNC_MEMBER_PAGE);
-	MemoryContextSwitchTo(run->page_cxt);
+		add_keys(&keys, store_stranger_keys(after, limit, cxt), limit);
+	while (upto != NULL && keys != NIL && strcmp(llast(keys), upto) > 0)
+		keys = list_truncate(keys, list_length(keys) - 1);
+	MemoryContextSwitchTo(cxt);
 	keys = list_copy(keys);
 	tx_commit();
 	return keys;
@@ -446,6 +463,13 @@ run_phases(Run *run)
 {
 	bool scanned = false;
 
+	if (run->opt.cleanup)
+	{
+		enter_phase(run, "clean", -1);
+		clean_up(run);
+		return;
+	}
+	budget_begin(run);
 	fence_raise(run);
 	enter_phase(run, "stage", -1);
 	pull_entries(run, true);
@@ -479,11 +503,14 @@ run_phases(Run *run)
 		pull_close_entries(run);
 		tx_begin();
 		if (scanned)
-			store_scanned(run->started_at, run->full_scan);
+			store_scanned(run->scan_since, run->full_scan);
 		tx_commit();
 	}
-	if (!run->opt.dry_run)
-		collect_tombstones(run);
+	if (!run->opt.dry_run && run->opt.nonly < 0)
+	{
+		enter_phase(run, "clean", -1);
+		clean_up(run);
+	}
 }
 
 /* ---- start and end ---- */
@@ -500,6 +527,7 @@ const char *
 sync_mode(const RunOptions *opt)
 {
 	return opt->diff					   ? "diff"
+		   : opt->cleanup				   ? "cleanup"
 		   : settings.mode == MODE_OBSERVE ? "observe"
 										   : "sync";
 }
@@ -516,11 +544,13 @@ start_run(Run *run)
 	run->map = mapping_load(run->cxt);
 	run->last_scan = state.last_scan;
 	run->last_full = Max(state.last_full_scan, run->map->attached_at);
+	run->scan_after = state.scan_after;
+	run->scan_since = state.scan_since;
 	store_run_start(run, sync_direction(&run->opt), sync_mode(&run->opt),
 					settings_scan_name(settings.scan));
 	if (run->opt.diff)
 		store_diff_reset();
-	else if (run->opt.dry_run)
+	else if (run->opt.dry_run && !run->opt.cleanup)
 		store_plan_reset();
 	MemoryContextSwitchTo(run->cxt);
 	make_mask(run);
@@ -537,6 +567,15 @@ end_run(Run *run, const ErrorData *error)
 	RunEnd end = {"success", "end", NULL, NULL};
 
 	note_memory(run);
+	run->ending = true;
+	if (run->clean_error != NULL)
+		end.error =
+			psprintf("could not remove what is old: %s", run->clean_error);
+	if (run->clean_error != NULL && run->opt.cleanup)
+		end.status = "failed";
+	if (run->scan_left)
+		end.error = "the full scan goes on in the next run: it may read half "
+					"of what ekksync.max_reads_per_day leaves";
 	if (run->figures.left > 0)
 		end.error =
 			psprintf("members left for the next run, locked, changing too "
@@ -552,18 +591,21 @@ end_run(Run *run, const ErrorData *error)
 	}
 	if (error != NULL)
 	{
-		end.status = "failed";
+		bool limit = error->sqlerrcode == ERRCODE_EKKSYNC_DAY_LIMIT;
+
+		end.status = limit ? "stopped" : "failed";
 		end.phase = "stopped";
 		end.sqlstate = unpack_sql_state(error->sqlerrcode);
 		end.error = error->message;
-		ereport(LOG, (errmsg("ekksync run " INT64_FORMAT " failed: %s",
-							 run->id, mask_message(error->message))));
+		ereport(LOG, (errmsg("ekksync run " INT64_FORMAT " %s: %s", run->id,
+							 end.status, mask_message(error->message))));
 	}
 	enter_phase(run, end.phase, -1); /* who was told must find that we know */
 	fence_lower(run, error);
 	at_step(told);
 	tx_begin();
 	store_run_end(run, &end);
+	budget_charge(run);
 	at_step(in_end);
 	tx_commit();
 	at_step(ended);

@@ -13,12 +13,9 @@
 uint32
 wait_event(WaitFor what)
 {
-	static const char *const names[WAIT_KINDS] = {"EkksyncFirestore",
-												  "EkksyncToken",
-												  "EkksyncRetry",
-												  "EkksyncRows",
-												  "EkksyncRun",
-												  "EkksyncStep"};
+	static const char *const names[WAIT_KINDS] =
+		{"EkksyncFirestore", "EkksyncToken", "EkksyncRetry", "EkksyncRate",
+		 "EkksyncRows",		 "EkksyncRun",	 "EkksyncStep"};
 	static uint32 events[WAIT_KINDS]; /* 0: not asked for yet */
 
 	(void) names; /* before PostgreSQL 17 there are none */

@@ -11,6 +11,7 @@ typedef enum WaitFor
 	WAIT_FIRESTORE, /* an answer of Firestore */
 	WAIT_TOKEN,		/* the server that gives access tokens */
 	WAIT_RETRY,		/* the time to ask Firestore once more */
+	WAIT_RATE,		/* leave to write more: ekksync.max_writes_per_second */
 	WAIT_ROWS,		/* the time to try rows again that others have locked */
 	WAIT_RUN,		/* a session: a run's worker */
 	WAIT_STEP,		/* test builds: a test that has stopped the run */

@@ -60,6 +60,8 @@ typedef struct SharedRun
 	bool dry_run;
 	bool diff;
 	bool force;
+	bool cleanup;
+	int cleanup_days;
 	int64 run_id;
 	int sqlstate;
 	char message[TEXT_SIZE];
@@ -116,6 +118,8 @@ copy_options(const SharedRun *shared, RunOptions *options)
 	options->dry_run = shared->dry_run;
 	options->diff = shared->diff;
 	options->force = shared->force;
+	options->cleanup = shared->cleanup;
+	options->cleanup_days = shared->cleanup_days;
 	options->nonly = shared->nonly;
 	options->only = palloc(sizeof(char *) * (Max(shared->nonly, 0) + 1));
 	for (i = 0; i < shared->nonly; i++)
@@ -147,6 +151,7 @@ pin_settings(void)
 					PGC_S_OVERRIDE);
 	if (GetConfigOption("transaction_timeout", true, false) != NULL)
 		SetConfigOption("transaction_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("jit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	snprintf(buf, sizeof(buf), "%d", Max(DeadlockTimeout / 2, 1));
 	SetConfigOption("lock_timeout", buf, PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("deadlock_timeout", "1", PGC_SUSET, PGC_S_OVERRIDE);
@@ -316,6 +321,8 @@ share_options(Oid role, const RunOptions *options)
 	shared->dry_run = options->dry_run;
 	shared->diff = options->diff;
 	shared->force = options->force;
+	shared->cleanup = options->cleanup;
+	shared->cleanup_days = options->cleanup_days;
 	shared->nonly = options->nonly;
 	p = shared->only;
 	for (i = 0; i < options->nonly; i++)

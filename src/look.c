@@ -18,6 +18,7 @@
 
 #include "auth.h"
 #include "firestore.h"
+#include "launcher.h"
 #include "look.h"
 #include "mapping.h"
 #include "scope.h"
@@ -217,7 +218,12 @@ judge_health(const Mapping *map, const Status *s, char **reason)
 	if (*reason != NULL)
 		return "degraded";
 	if (settings.mode != MODE_OBSERVE)
+	{
+		char *hint;
+
+		*reason = launcher_silent(&hint);
 		return "ok";
+	}
 	*reason = "ekksync.mode is observe: runs report, and write nothing";
 	return "observe";
 }
@@ -237,6 +243,7 @@ ekksync_status(PG_FUNCTION_ARGS)
 {
 	const Mapping *map = mapping_get();
 	Status s = {0};
+	LauncherView view;
 	TupleDesc desc;
 	Datum values[12];
 	bool isnull[12] = {false};
@@ -258,8 +265,9 @@ ekksync_status(PG_FUNCTION_ARGS)
 	values[6] = TimestampTzGetDatum(s.run_at);
 	isnull[5] = isnull[6] = s.run == 0;
 	values[7] = text_or_null(s.run_status, &isnull[7]);
-	values[8] = (Datum) 0;
-	isnull[8] = true; /* nothing is scheduled */
+	launcher_view(&view);
+	values[8] = TimestampTzGetDatum(view.next);
+	isnull[8] = view.next == 0 || s.paused; /* nothing is scheduled */
 	values[9] = BoolGetDatum(s.paused);
 	values[10] = CStringGetTextDatum(health);
 	values[11] = text_or_null(reason, &isnull[11]);

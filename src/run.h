@@ -27,6 +27,7 @@ typedef struct RunOptions
 	bool force; /* let the mass guard pass */
 	int nonly;	/* only these members, -1: all */
 	char **only;
+	TimestampTz scheduled; /* time of the schedule it serves, 0: on demand */
 } RunOptions;
 
 /* Figures of a run, as kept in ekksync.run, left in its error text. */

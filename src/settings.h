@@ -40,14 +40,15 @@ typedef enum RunMode
 /* Current values, kept by the GUC machinery of this process. */
 typedef struct Settings
 {
-	char *project;			/* Google Cloud project id, "" when unset */
-	char *database_id;		/* Firestore database id */
-	char *emulator_host;	/* host:port, "" to use the environment */
-	char *credentials;		/* path of a key file, "" to use the environment */
-	int scan;				/* ScanMode */
-	int on_local_delete;	/* LocalDelete */
-	int on_remote_delete;	/* RemoteDelete */
-	int on_remote_create;	/* RemoteCreate */
+	char *project;		  /* Google Cloud project id, "" when unset */
+	char *database_id;	  /* Firestore database id */
+	char *emulator_host;  /* host:port, "" to use the environment */
+	char *credentials;	  /* path of a key file, "" to use the environment */
+	char *databases;	  /* that have runs on schedule, separated by commas */
+	int scan;			  /* ScanMode */
+	int on_local_delete;  /* LocalDelete */
+	int on_remote_delete; /* RemoteDelete */
+	int on_remote_create; /* RemoteCreate */
 	int full_scan_interval; /* days, 0: never by itself */
 	int tombstone_days;		/* 0: for ever */
 	int conflict_window;	/* seconds */

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -569,14 +570,16 @@ launcher_silent(char **hint)
 				"into ekksync.databases, and restart the server.";
 		return pstrdup("nothing is scheduled: the library is not preloaded");
 	}
+	if (RecoveryInProgress())
+		return pstrdup("nothing is scheduled: this server is a standby");
+	if (view.pid == 0)
+		return pstrdup("nothing is scheduled: the launcher is not there");
 	if (!view.listed)
 	{
 		*hint = "Put it into ekksync.databases, and call pg_reload_conf().";
 		return pstrdup("nothing is scheduled: this database is not in "
 					   "ekksync.databases");
 	}
-	if (view.pid == 0)
-		return pstrdup("nothing is scheduled: the launcher is not there");
 	if (view.problem[0] != '\0')
 		return psprintf("nothing is scheduled: %s", view.problem);
 	if (!view.looked)

@@ -7,6 +7,7 @@
 
 use strict;
 use warnings;
+use utf8;
 use Test::More;
 use EkkSync;
 use FaultProxy;
@@ -22,7 +23,7 @@ my $push = qr{:commit.*/documents/members/}s;
 my $clock = timegm(0, 0, 0, 1, 0, 2032);	# 2032-01-01
 my $night = $clock + 3.5 * 3600;	# the next one that is due
 my %conf = (conf => "ekksync.databases = 'socialism, copy'\nwal_level = replica\nmax_wal_senders = 4\n"
-	  . "ekksync.request_timeout = 600000");
+	  . "ekksync.request_timeout = 600000\nrestart_after_crash = on");
 
 my $db = EkkSync->new(name => 'life', members => 6, clock => $clock, %conf);
 my $proxy = FaultProxy->new(to => $db->host);
@@ -115,8 +116,8 @@ my $postgres = sub { my ($sql) = @_; return sub { $db->node->safe_psql('postgres
 # what it takes where there is no launcher
 $db->node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
 $db->node->restart;
-my %alone = (create => seconds($postgres->('CREATE DATABASE some TEMPLATE socialism')));
-$alone{drop} = seconds($postgres->('DROP DATABASE some'));
+my %alone = (create => seconds($postgres->('CREATE DATABASE other TEMPLATE socialism')));
+$alone{drop} = seconds($postgres->('DROP DATABASE other'));
 $alone{stop} = seconds(sub { $db->node->stop('fast') });
 $db->node->append_conf('postgresql.conf', "shared_preload_libraries = 'ekksync'");
 $db->node->start;
@@ -127,8 +128,8 @@ $db->admin_sql('SELECT pg_reload_conf()');
 is_prompt($postgres->('DROP DATABASE copy'), $alone{drop}, '... and one of the list be dropped');
 
 my $pid = hangs();
-is_prompt($postgres->('CREATE DATABASE some TEMPLATE template0'), $alone{create}, 'while a run hangs a database can be made');
-is_prompt($postgres->('DROP DATABASE some'), $alone{drop}, '... and be dropped');
+is_prompt($postgres->('CREATE DATABASE other TEMPLATE template0'), $alone{create}, 'while a run hangs a database can be made');
+is_prompt($postgres->('DROP DATABASE other'), $alone{drop}, '... and be dropped');
 is_prompt(
 	sub {
 		kill TERM => $pid;
@@ -168,7 +169,7 @@ for my $who ('run', 'launcher', 'server')
 		kill KILL => $who eq 'run' ? $pid : $old;
 		ok( $db->wait_for(
 				sub {
-					my (undef, $new) = $db->admin_err("SELECT pid FROM pg_stat_activity WHERE backend_type = 'ekksync launcher'");
+					my (undef, $new) = eval { $db->admin_err("SELECT pid FROM pg_stat_activity WHERE backend_type = 'ekksync launcher'") };
 					$new && $new != $old;
 				}), "$who killed: the launcher is back with the server");
 	}
@@ -201,7 +202,7 @@ edit();
 $db->node->wait_for_catchup($node);
 $younger->set_clock($night);
 is(pid_of_launcher($younger), '', 'a standby has no launcher');
-is($younger->sql('SELECT reason FROM ekksync_status()'), 'nothing is scheduled: the launcher is not there', '... and says so');
+is($younger->sql('SELECT reason FROM ekksync_status()'), 'nothing is scheduled: this server is a standby', '... and says so');
 $db->node->stop;
 $node->promote;
 $db = $younger;
@@ -286,7 +287,7 @@ ok(waits($db), '... and the launcher waits for the night');
 nightfall();
 my $run = $db->scheduled_run(time_text($night));
 is($run->{status}, 'failed', 'the first run then pauses') or diag(explain($run));
-like($db->sql('SELECT reason FROM ekksync_status()'), qr/another cluster|system/, '... as it is another cluster');
+like($db->sql('SELECT reason FROM ekksync_status()'), qr/this is not the database cluster of the last run/, '... as it is another cluster');
 $db->sql('SELECT ekksync_resume()');
 $night += 24 * 3600;
 nightfall();

@@ -336,5 +336,9 @@ like($plain->row('SELECT * FROM ekksync_status()')->{reason}, qr/^nothing is sch
 ok(!defined $plain->row('SELECT * FROM ekksync_status()')->{next_run}, '... so there is no next run');
 my $check = $plain->row(q(SELECT * FROM ekksync_check() WHERE "check" = 'schedule'));
 like("$check->{detail} $check->{hint}", qr/not preloaded.*shared_preload_libraries/, '... and so does ekksync_check(), with a hint');
+$plain->admin_sql("LOAD 'ekksync';\nALTER SYSTEM SET ekksync.databases = 'socialism'");
+pass('... and where the library is loaded by hand, ALTER SYSTEM knows its settings');
+($code, undef, $err) = $plain->admin_err("LOAD 'ekksync';\nALTER SYSTEM SET ekksync.databases = 'a,,b'");
+like($err, qr/List syntax is invalid/, '... and refuses a malformed list');
 
 done_testing();

@@ -188,9 +188,8 @@ is_due(const Timetable *table, StoreSchedule *served, TimestampTz due,
 	if (!is_new)
 		due = served->at; /* which may have to be begun again */
 	missed = table->now - due > LATE;
-	if (is_new ? !paused && (!missed || settings.catch_up)
-			   : served->tries > 0 && served->tries < MAX_TRIES && !paused &&
-					 (!missed || settings.catch_up))
+	if (!paused && (!missed || settings.catch_up) &&
+		(is_new || (served->tries > 0 && served->tries < MAX_TRIES)))
 		return true;
 	if (is_new || served->tries > 0)
 	{

@@ -196,7 +196,7 @@ CREATE TABLE ekksync.change_log (
 CREATE INDEX change_log_key ON ekksync.change_log (key, id);
 CREATE INDEX change_log_changed ON ekksync.change_log (changed_at);
 CREATE INDEX change_log_run ON ekksync.change_log (run);
-COMMENT ON TABLE ekksync.change_log IS 'the audit trail: one row per member, run and side written; changes maps field to [old, new]';
+COMMENT ON TABLE ekksync.change_log IS 'the audit trail: one row per member, run and side written; changes maps field to [old, new], with a third element where a side that had nothing was filled in';
 
 CREATE TABLE ekksync.plan (
 	run bigint NOT NULL,

@@ -196,7 +196,10 @@ update_base(Run *run, Member *m)
 	}
 }
 
-/* {"field": [old, new], ...} of what is written to one side; NULL if nothing. */
+/*
+ * {"field": [old, new], ...} of what is written to one side; NULL if nothing.
+ * A third element says that there was nothing before: it was filled in.
+ */
 char *
 change_json(const Run *run, const Member *m, bool firestore)
 {
@@ -223,7 +226,11 @@ change_json(const Run *run, const Member *m, bool firestore)
 															 : in->remote;
 		appendStringInfoChar(&buf, buf.len == 0 ? '{' : ',');
 		escape_json(&buf, run->map->fields[f].name);
-		appendStringInfo(&buf, ":[%s,%s]", was ? was : CANON_NULL, now);
+		was = was ? was : CANON_NULL;
+		appendStringInfo(&buf, ":[%s,%s%s]", was, now,
+						 in->base == NULL && strcmp(was, CANON_NULL) == 0
+							 ? "," FLIGHT_FILLED
+							 : "");
 	}
 	if (buf.len == 0)
 		return NULL;

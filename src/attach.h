@@ -145,7 +145,11 @@ extern void defaults_drop(Report *report);
 /* ---- mapsql.c ---- */
 
 /* Write a row of the mapping, in place of one of the same field. */
-extern void mapping_store(const MappingRow *row);
+/*
+ * Store a row of the mapping in the place of the field's last one.  True: it
+ * is of the same values, and only who may write, or who wins, has changed.
+ */
+extern bool mapping_store(const MappingRow *row);
 
 /* A table that a computed field depends on: by link or by members. */
 extern void dependency_store(const char *field, Oid relid, const char *link,

@@ -160,7 +160,10 @@ decide_field(const Run *run, Member *m, int f)
 	in->first = first_policy(run, m);
 	in->window = (MergeTime) settings.conflict_window * USECS_PER_SEC;
 	in->clock_wrong = decide_clock_is_wrong(run);
-	enqueued = field->push_only ? NULL : entries_enqueued(m, f, &stamp);
+	enqueued =
+		field->push_only || (m->refused != NULL && m->refused[f] != NULL)
+			? NULL
+			: entries_enqueued(m, f, &stamp);
 	if (enqueued != NULL)
 	{
 		in->remote = enqueued;
@@ -245,7 +248,7 @@ decide_create(const Run *run, Member *m)
 
 /*
  * Does the member's document get the field's value?  Also where Firestore's
- * value won, or both agree, on a value that was only enqueued.
+ * value won, both agree on it, or it is held, and it was only enqueued.
  */
 bool
 decide_writes(const Run *run, const Member *m, int f)
@@ -260,8 +263,9 @@ decide_writes(const Run *run, const Member *m, int f)
 			return m->enqueued[f] && run->opt.pull;
 		case MERGE_AGREE:
 			return m->enqueued[f];
-		case MERGE_NOTHING:
 		case MERGE_HOLD:
+			return m->enqueued[f] && m->result[f].rule == RULE_POLICY;
+		case MERGE_NOTHING:
 			break;
 	}
 	return false;

@@ -269,7 +269,7 @@ map_column(Attach *attach, const DefaultColumn *def)
 					   : row.column);
 		return;
 	}
-	mapping_store(&row);
+	(void) mapping_store(&row);
 	report_row(&attach->report, object, "created", "%s.%s, %s", table,
 			   row.column, row.path);
 }
@@ -402,7 +402,7 @@ map_computed(Attach *attach, const DefaultComputed *computed)
 	row.direction = "push";
 	row.policy = "lww";
 	row.compute = format_procedure_qualified(function);
-	mapping_store(&row);
+	(void) mapping_store(&row);
 	for (dependency = computed->depends; dependency->table; dependency++)
 		dependency_store(computed->field,
 						 find_table(attach, dependency->table),

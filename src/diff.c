@@ -20,6 +20,9 @@
 #include "run.h"
 #include "store.h"
 
+/* What ekksync.on_remote_delete lets stand. */
+#define ACCEPTED "it was deleted in Firestore, and stays so"
+
 /* Documents read at a time. */
 #define DIFF_PAGE 2000
 
@@ -196,6 +199,11 @@ why_field(const Run *run, const Member *m, int f, const char *firestore,
 	*detail = reason_to_look(m);
 	if (*detail != NULL)
 		return "pending";
+	if (m->fate == FATE_INACTIVE && f == run->map->nfields - 1)
+	{
+		*detail = ACCEPTED;
+		return "held";
+	}
 	*detail = base == NULL ? "the sides never agreed on a value"
 			  : same_text(base, m->remote[f])
 				  ? "changed in PostgreSQL, and no queue row says so"
@@ -247,6 +255,11 @@ compare_whole(const Run *run, const Member *m, const char *what, List **rows)
 	{
 		why = "pending";
 		detail = reason_to_look(m);
+	}
+	if (detail == NULL && m->fate == FATE_AWAY)
+	{
+		why = "held";
+		detail = ACCEPTED;
 	}
 	if (detail == NULL)
 	{

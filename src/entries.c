@@ -319,6 +319,19 @@ conclude_one_way(const Mapping *map, const Member *m,
 	return NULL;
 }
 
+/* Is it what would count as R, had PostgreSQL not refused it? */
+static bool
+is_refused(const Member *m, const EntryChange *change)
+{
+	TimestampTz stamp;
+	const char *enqueued;
+
+	if (m->refused == NULL || m->refused[change->field] == NULL)
+		return false;
+	enqueued = entries_enqueued(m, change->field, &stamp);
+	return enqueued != NULL && strcmp(enqueued, change->value) == 0;
+}
+
 /* What became of one change of an entry; *error if it fails. */
 static const char *
 conclude_change(const Mapping *map, const Member *m, const Entry *entry,
@@ -346,6 +359,11 @@ conclude_change(const Mapping *map, const Member *m, const Entry *entry,
 		*error = m->refused[f];
 		return NULL;
 	}
+	if (is_refused(m, change))
+	{
+		*error = m->refused[f];
+		return NULL;
+	}
 	if (remote != NULL && strcmp(change->value, remote) == 0)
 		return m->result[f].action == MERGE_PULL   ? "applied"
 			   : m->result[f].action == MERGE_PUSH ? "lost to a later change"
@@ -354,7 +372,10 @@ conclude_change(const Mapping *map, const Member *m, const Entry *entry,
 	return is_echo(m, change) ? "echo" : "superseded";
 }
 
-/* Does an entry say something of a field that waits for a right clock? */
+/*
+ * Does an entry say something of a field that waits for a right clock, or that
+ * is held while the document has yet to get the value?
+ */
 static bool
 is_put_off(const Member *m, const Entry *entry)
 {
@@ -366,6 +387,9 @@ is_put_off(const Member *m, const Entry *entry)
 	{
 		const EntryChange *change = lfirst(lc);
 
+		if (change->field >= 0 && m->enqueued[change->field] &&
+			m->result[change->field].action == MERGE_HOLD)
+			return true;
 		if (m->put_off && (m->first_contact ||
 						   (change->field >= 0 &&
 							m->result[change->field].rule == RULE_CLOCK)))

@@ -39,6 +39,8 @@ flight_note(const Run *run, Member *m)
 	{
 		if (!decide_writes(run, m, f))
 			continue;
+		if (m->result[f].action == MERGE_HOLD)
+			continue; /* it is no base */
 		note->fields[note->nvalues] = f;
 		note->values[note->nvalues] =
 			unconstify(char *, m->result[f].action == MERGE_PUSH
@@ -147,7 +149,9 @@ add_change(const Run *run, const Member *m, const FlightNote *note, int i,
 		return;
 	appendStringInfoChar(buf, buf->len == 0 ? '{' : ',');
 	escape_json(buf, run->map->fields[f].name);
-	appendStringInfo(buf, ":[%s,%s]", was ? was : CANON_NULL, note->values[i]);
+	appendStringInfo(buf, ":[%s,%s%s]", was ? was : CANON_NULL,
+					 note->values[i],
+					 was == NULL && note->has_pre ? "," FLIGHT_FILLED : "");
 }
 
 bool

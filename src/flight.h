@@ -10,6 +10,9 @@
 /* What a write carries behind its mark if some noted values were left out. */
 #define FLIGHT_PART "/part"
 
+/* In the change log, after [old, new: the side never had a value there. */
+#define FLIGHT_FILLED "\"filled\""
+
 /* Note what is about to be sent. */
 extern void flight_note(const Run *run, Member *m);
 

@@ -53,7 +53,7 @@ set_text(const char *s, Datum *value, char *isnull)
 	*isnull = s ? ' ' : 'n';
 }
 
-void
+bool
 mapping_store(const MappingRow *row)
 {
 	Oid types[11] = {TEXTOID, REGCLASSOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
@@ -61,6 +61,7 @@ mapping_store(const MappingRow *row)
 	Datum values[11];
 	char nulls[11];
 	SqlScope scope;
+	bool same;
 
 	set_text(row->field, &values[0], &nulls[0]);
 	values[1] = ObjectIdGetDatum(row->relid);
@@ -75,6 +76,14 @@ mapping_store(const MappingRow *row)
 	set_text(row->compute, &values[9], &nulls[9]);
 	set_text(row->apply, &values[10], &nulls[10]);
 	sql_enter(&scope, ekksync_owner_oid());
+	sql_run("SELECT EXISTS (SELECT FROM ekksync.mapping WHERE field = $1"
+			" AND relation IS NOT DISTINCT FROM $2"
+			" AND \"column\" IS NOT DISTINCT FROM $3"
+			" AND link IS NOT DISTINCT FROM $4 AND path = $5 AND codec = $6"
+			" AND options IS NOT DISTINCT FROM $7::jsonb"
+			" AND compute IS NOT DISTINCT FROM $10)",
+			11, types, values, nulls, false, 0);
+	same = sql_get_bool(0, 1);
 	sql_run("DELETE FROM ekksync.mapping WHERE field = $1", 1, types, values,
 			NULL, false, 0);
 	sql_run("INSERT INTO ekksync.mapping (field, relation, \"column\", link,"
@@ -82,6 +91,7 @@ mapping_store(const MappingRow *row)
 			" VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11)",
 			11, types, values, nulls, false, 0);
 	sql_leave(&scope);
+	return same;
 }
 
 void
@@ -106,19 +116,20 @@ dependency_store(const char *field, Oid relid, const char *link,
 }
 
 /*
- * The mapping of a field has changed: what was agreed on about it counts no
- * more, and every member is due.
+ * The mapping of a field has changed: every member is due, and what was agreed
+ * on about it counts no more, unless it is of the same values.
  */
 static void
-mapping_changed(const char *field)
+mapping_changed(const char *field, bool same)
 {
 	Oid type = TEXTOID;
 	Datum value = CStringGetTextDatum(field);
 	SqlScope scope;
 
 	sql_enter(&scope, ekksync_owner_oid());
-	sql_run("UPDATE ekksync.member SET due = true, base = base - $1", 1, &type,
-			&value, NULL, false, 0);
+	sql_run(same ? "UPDATE ekksync.member SET due = true WHERE $1 IS NOT NULL"
+				 : "UPDATE ekksync.member SET due = true, base = base - $1",
+			1, &type, &value, NULL, false, 0);
 	sql_leave(&scope);
 	mapping_invalidate();
 }
@@ -227,6 +238,7 @@ ekksync_map(PG_FUNCTION_ARGS)
 	MapRequest request;
 	ListCell *cell;
 	Oid queue_relid;
+	bool same;
 
 	memset(&request, 0, sizeof(request));
 	request.mapping = open_mapping("ekksync_map()");
@@ -236,7 +248,7 @@ ekksync_map(PG_FUNCTION_ARGS)
 	request.row.apply = oid_text_or_null(request.apply);
 	map_check_source(&request);
 
-	mapping_store(&request.row);
+	same = mapping_store(&request.row);
 	queue_relid = request.mapping->queue_relid;
 	if (OidIsValid(request.row.relid))
 		(void) triggers_ensure(NULL, request.row.relid, queue_relid);
@@ -249,7 +261,7 @@ ekksync_map(PG_FUNCTION_ARGS)
 		(void) triggers_ensure(NULL, dependency->relid, queue_relid);
 	}
 	triggers_prune(NULL, request.mapping->member_relid, false);
-	mapping_changed(request.row.field);
+	mapping_changed(request.row.field, same);
 	PG_RETURN_VOID();
 }
 
@@ -272,7 +284,7 @@ ekksync_unmap(PG_FUNCTION_ARGS)
 	if (found)
 	{
 		triggers_prune(NULL, mapping->member_relid, false);
-		mapping_changed(field);
+		mapping_changed(field, false);
 	}
 	PG_RETURN_BOOL(found);
 }

@@ -218,6 +218,8 @@ settle_written(Run *run, Member *m)
 		base->dirty = false;
 		if (!decide_writes(run, m, f))
 			continue;
+		if (m->result[f].action == MERGE_HOLD)
+			continue; /* it is no base */
 		base->value = unconstify(char *, push ? m->inputs[f].local
 											  : m->inputs[f].remote);
 		base->stamp = Max(base->stamp, m->result[f].stamp.upto);

@@ -73,7 +73,8 @@ document_stamp(const Run *run, const Member *m, int f)
 
 	if (m->remote[f] != NULL && entries_explain(m, f, m->remote[f], &said))
 	{
-		stamp.from = stamp.upto = said;
+		/* a late copy may say it: it was written when it was there */
+		stamp.from = stamp.upto = Min(said, m->doc->update_time);
 		return stamp;
 	}
 	stamp.upto = m->doc->update_time;

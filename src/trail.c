@@ -162,7 +162,8 @@ trail_changes(int64 run)
 		"((array_agg(f.value -> 1 ORDER BY l.id DESC))[1])::text, "
 		"l.side = 'firestore' AND (array_agg(l.changes ? $2 AND NOT EXISTS "
 		"(SELECT FROM jsonb_each(l.changes) e WHERE e.value -> 0 <> 'null') "
-		"ORDER BY l.id))[1] "
+		"ORDER BY l.id))[1], "
+		"(array_agg(f.value -> 2 IS NOT NULL ORDER BY l.id))[1] "
 		"FROM ekksync.change_log l, jsonb_each(l.changes) f "
 		"WHERE l.run = $1 GROUP BY l.key, l.side, f.key "
 		"ORDER BY l.key, f.key COLLATE \"C\", l.side",
@@ -178,6 +179,7 @@ trail_changes(int64 run)
 		change->old_value = sql_get_text(i, 4, cxt);
 		change->new_value = sql_get_text(i, 5, cxt);
 		change->created = sql_get_bool(i, 6);
+		change->filled = sql_get_bool(i, 7);
 		list = lappend(list, change);
 	}
 	sql_leave(&scope);

@@ -36,6 +36,7 @@ typedef struct TrailChange
 	char *old_value;
 	char *new_value;
 	bool created; /* the document, with this and all other fields */
+	bool filled;  /* the side had nothing there, and never had */
 } TrailChange;
 
 /* An event for ekksync_history; texts but "what" may be NULL. */

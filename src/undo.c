@@ -207,6 +207,8 @@ what_hinders(const Undo *undo, const Member *m, UndoField *uf)
 		return psprintf("not writable: %s", field->problem);
 	if (!edit_is_writable(field))
 		return "not writable";
+	if (uf->change->filled)
+		return "filled in where nothing was";
 	if (m->nrows == 0)
 		return "member not found";
 	if (m->nrows > 1)

@@ -215,7 +215,7 @@ setting(on_remote_create => 'insert');
 	is_deeply([ $doc->{metadata}{django_id}, $doc->{membership}{status}, $doc->{notes}, $doc->{profile}{name} ],
 		[ $db->sql("SELECT id FROM membership_comrade WHERE ssn = '$scanned'"), 'active', 'annarra', "Ný $scanned" ], '... its document gets what only we write, and keeps the rest');
 	is($db->sql("SELECT count(*) FROM membership_membersyncqueue WHERE ssn = '$scanned'"), 0, '... nothing is queued, nor was');
-	is($db->admin_sql("SELECT changes -> 'name' FROM ekksync.change_log WHERE key = '$scanned' AND side = 'django'"), qq{[null, "Ný $scanned"]}, '... the change log says what came');
+	is($db->admin_sql("SELECT changes -> 'name' FROM ekksync.change_log WHERE key = '$scanned' AND side = 'django'"), qq{[null, "Ný $scanned", "filled"]}, '... the change log says what came');
 	is($db->admin_sql("SELECT (base #>> '{name,v}') || ' ' || (base #>> '{name,o}') FROM ekksync.member WHERE key = '$scanned'"), "Ný $scanned f", '... and the base is the document\'s');
 	is_deeply(strangers(), { $inactive => 'the document is inactive' }, '... one that is inactive is not inserted');
 	quiet('insert');

@@ -10,7 +10,8 @@
 #			it: his edit stands, whatever the clocks say.
 #	later	Else they are concurrent, and the later one stands.  The time of a is
 #			that of its trigger; of w that of the entry that names its value
-#			(created_at, not later than its createTime, not a day earlier).
+#			(created_at, not later than its createTime or than w's updateTime, not a
+#			day earlier).
 #	unknown	Without such an entry w lies between the document's version before and
 #			its own: an edit of the row after that version stands.
 #	tie		At the same microsecond the row's stands.
@@ -191,6 +192,7 @@ sub remote_is_later
 {
 	my ($key, $field, $a, $w, $start) = @_;
 	my ($stamp) = map { $_ // $a->{hi} } $a->{stamp};
+	return 0 if defined $w->{t} && $w->{t} <= $stamp;		# an entry that came later copies it
 	return scalar grep { $_->{eff} > $stamp } explaining($key, $field, $w->{v}, $start);
 }
 
@@ -291,7 +293,7 @@ sub check_conflict
 	}
 	else
 	{
-		bad(10, $key, $field, "$what: the edit of the document was the later one") if remote_is_later($key, $field, $a, { v => $row->{fv} }, $start);
+		bad(10, $key, $field, "$what: the edit of the document was the later one") if remote_is_later($key, $field, $a, $w // { v => $row->{fv} }, $start);
 	}
 	return;
 }

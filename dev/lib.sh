@@ -254,6 +254,7 @@ server_start()
 			say "unix_socket_directories = '$pg_host'"
 		fi
 		say "shared_preload_libraries = 'ekksync'"
+		say "ekksync.databases = '$role'"
 		say "timezone = 'UTC'"
 		say "log_timezone = 'UTC'"
 	} | "${as_server[@]}" tee -a "$state/data/postgresql.conf" >/dev/null

@@ -49,6 +49,9 @@ CREATE TABLE ekksync.state (
 	scan_after text,
 	scan_since timestamptz,
 	logs_removed bigint NOT NULL DEFAULT 0,
+	schedule text,
+	scheduled timestamptz,
+	scheduled_tries bigint NOT NULL DEFAULT 0,
 	paused boolean NOT NULL DEFAULT false,
 	paused_at timestamptz,
 	paused_reason text
@@ -162,6 +165,7 @@ CREATE TABLE ekksync.run (
 	partial boolean NOT NULL DEFAULT false,
 	scan text NOT NULL,
 	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	scheduled timestamptz,
 	finished_at timestamptz,
 	phase text NOT NULL DEFAULT 'start',
 	phases jsonb NOT NULL DEFAULT '[]',
@@ -547,7 +551,7 @@ CREATE VIEW ekksync_strangers AS
 COMMENT ON VIEW ekksync_strangers IS 'documents in members that PostgreSQL does not know, as far as scans and entries have shown, and why they are not inserted';
 
 CREATE VIEW ekksync_runs AS
-	SELECT id AS run, status, direction, dry_run, mode, scan, started_at,
+	SELECT id AS run, status, direction, dry_run, mode, scan, scheduled, started_at,
 		finished_at OPERATOR(pg_catalog.-) started_at AS duration,
 		to_firestore, to_firestore_failed, to_django, to_django_failed, conflicts,
 		docs_read, docs_scanned, docs_written, docs_deleted, requests, retries,

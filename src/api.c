@@ -17,6 +17,7 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
+#include "launcher.h"
 #include "scope.h"
 #include "sqlvalue.h"
 #include "srf.h"
@@ -250,6 +251,7 @@ ekksync_run(PG_FUNCTION_ARGS)
 	get_direction(fcinfo, &call.options);
 	call.options.dry_run = get_flag(fcinfo, 1, false);
 	call.options.diff = call.options.cleanup = false;
+	call.options.scheduled = 0;
 	get_only(fcinfo, &call.options);
 	call.options.force = get_flag(fcinfo, 4, false);
 	check_may_run("ekksync_run()", wait);
@@ -467,5 +469,6 @@ ekksync_resume(PG_FUNCTION_ARGS)
 	PreventCommandIfReadOnly("ekksync_resume()");
 	check_attached();
 	store_resume();
+	launcher_nudge();
 	PG_RETURN_VOID();
 }

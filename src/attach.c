@@ -16,6 +16,7 @@
 #include "commands/extension.h"
 #include "firstcontact.h"
 #include "fmgr.h"
+#include "launcher.h"
 #include "mapping.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -450,6 +451,7 @@ ekksync_attach(PG_FUNCTION_ARGS)
 	if (attach.role != attach.owner)
 		grant_surface(attach.role);
 	mapping_invalidate();
+	launcher_nudge();
 	return (Datum) 0;
 }
 

@@ -16,6 +16,7 @@
 #include "auth.h"
 #include "firestore.h"
 #include "health.h"
+#include "launcher.h"
 #include "look.h"
 #include "mapping.h"
 #include "scope.h"
@@ -301,6 +302,25 @@ check_firestore(Checks *c)
 		"Let NTP set this server's clock: last write wins by these clocks.");
 }
 
+/* Does the launcher make runs here? */
+static void
+check_schedule(Checks *c)
+{
+	LauncherView view;
+	char *hint;
+	char *silent = launcher_silent(&hint);
+
+	launcher_view(&view);
+	if (view.problem[0] != '\0')
+		add(c, "schedule", false, silent,
+			"It is tried again by itself; pg_reload_conf() does it at once.");
+	else if (silent != NULL)
+		note(c, "schedule", silent, hint);
+	else
+		add(c, "schedule", true,
+			psprintf("next run at %s", timestamptz_to_str(view.next)), NULL);
+}
+
 /*
  * ekksync_check()
  *
@@ -330,8 +350,6 @@ ekksync_check(PG_FUNCTION_ARGS)
 		check_role(&c, map);
 	}
 	check_firestore(&c);
-	note(&c, "schedule",
-		 "this version runs on demand only: nothing is scheduled",
-		 "Call ekksync_run(), for example from cron by psql.");
+	check_schedule(&c);
 	return (Datum) 0;
 }

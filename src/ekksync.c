@@ -1,6 +1,6 @@
 /*
  * ekksync.c
- *		Entry of the library: its settings.
+ *		Entry of the library: its settings, and, preloaded, the launcher.
  *
  * The library does nothing else when it is loaded: no files, no network, no
  * threads.  A run happens in a background worker (worker.c).
@@ -9,6 +9,7 @@
 
 #include "fmgr.h"
 
+#include "launcher.h"
 #include "settings.h"
 
 PG_MODULE_MAGIC;
@@ -19,4 +20,5 @@ void
 _PG_init(void)
 {
 	settings_define();
+	launcher_register();
 }

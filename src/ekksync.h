@@ -9,6 +9,9 @@
 
 #include "utils/timestamp.h"
 
+/* Version of the library, and of the SQL that it goes with. */
+#define EKKSYNC_VERSION "1.0"
+
 /* Schema of the extension's own tables. */
 #define EKKSYNC_SCHEMA "ekksync"
 

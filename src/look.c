@@ -19,6 +19,7 @@
 #include "auth.h"
 #include "firestore.h"
 #include "health.h"
+#include "launcher.h"
 #include "look.h"
 #include "mapping.h"
 #include "scope.h"
@@ -158,6 +159,9 @@ Datum
 ekksync_status(PG_FUNCTION_ARGS)
 {
 	const Mapping *map = mapping_get();
+	LauncherView view;
+	char *reason;
+	char *hint;
 	TupleDesc desc;
 	Datum values[13];
 	bool isnull[13] = {false};
@@ -179,11 +183,15 @@ ekksync_status(PG_FUNCTION_ARGS)
 	values[6] = TimestampTzGetDatum(h.run.started_at);
 	isnull[5] = isnull[6] = h.run.id == 0;
 	values[7] = text_or_null(h.run.status, &isnull[7]);
-	values[8] = (Datum) 0;
-	isnull[8] = true; /* nothing is scheduled */
+	launcher_view(&view);
+	values[8] = TimestampTzGetDatum(view.next);
+	isnull[8] = view.next == 0 || h.paused; /* nothing is scheduled */
 	values[9] = BoolGetDatum(h.paused);
 	values[10] = CStringGetTextDatum(h.state);
-	values[11] = text_or_null(health_text(&h), &isnull[11]);
+	reason = health_text(&h);
+	if (strcmp(h.state, "ok") == 0)
+		reason = launcher_silent(&hint);
+	values[11] = text_or_null(reason, &isnull[11]);
 	values[12] = words_of(&h);
 	PG_RETURN_DATUM(HeapTupleGetDatum(
 		heap_form_tuple(BlessTupleDesc(desc), values, isnull)));

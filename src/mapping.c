@@ -22,6 +22,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 static struct
@@ -156,25 +157,54 @@ mapping_watched(const Mapping *mapping, Oid relid)
 	return NULL;
 }
 
-/* The extension's row in pg_extension: its owner. */
+/*
+ * The extension's row in pg_extension: its owner, InvalidOid if there is none,
+ * and, unless version is NULL, its version, palloc'd.
+ */
 static Oid
-extension_owner(void)
+extension_owner(char **version)
 {
 	Relation rel = table_open(ExtensionRelationId, AccessShareLock);
 	SysScanDesc scan;
 	ScanKeyData key;
 	HeapTuple tuple;
 	Oid owner = InvalidOid;
+	bool isnull;
 
 	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
 				F_NAMEEQ, CStringGetDatum("ekksync"));
 	scan = systable_beginscan(rel, ExtensionNameIndexId, true, NULL, 1, &key);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
+	{
 		owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+		if (version != NULL)
+			*version = TextDatumGetCString(
+				heap_getattr(tuple, Anum_pg_extension_extversion,
+							 RelationGetDescr(rel), &isnull));
+	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return owner;
+}
+
+void
+ekksync_check_version(void)
+{
+	char *version = NULL;
+
+	if (!OidIsValid(extension_owner(&version)))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("extension \"%s\" is not installed", "ekksync"),
+						errhint("Use CREATE EXTENSION ekksync.")));
+	if (strcmp(version, EKKSYNC_VERSION) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("extension \"%s\" has version %s, and the server's "
+						"library version %s",
+						"ekksync", version, EKKSYNC_VERSION),
+				 errhint("Use ALTER EXTENSION ekksync UPDATE, or restart the "
+						 "server if it is the library that is older.")));
 }
 
 Oid
@@ -186,7 +216,7 @@ ekksync_schema_oid(void)
 Oid
 ekksync_owner_oid(void)
 {
-	Oid owner = extension_owner();
+	Oid owner = extension_owner(NULL);
 
 	/* dropped meanwhile: this ends a run */
 	if (!OidIsValid(owner))

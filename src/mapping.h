@@ -145,6 +145,12 @@ extern int mapping_find(const Mapping *mapping, const char *name);
 /* Entry for a watched table, NULL if none. */
 extern const Watched *mapping_watched(const Mapping *mapping, Oid relid);
 
+/*
+ * Throw an error unless the extension is there, in the version that the
+ * library is made for.
+ */
+extern void ekksync_check_version(void);
+
 /* Oid of the schema ekksync, of the extension's owner, of one of our tables. */
 extern Oid ekksync_schema_oid(void);
 extern Oid ekksync_owner_oid(void);

@@ -34,7 +34,16 @@
 
 #if PG_VERSION_NUM >= 150000
 #include "common/pg_prng.h"
+
+/* A library asks for shared memory in a hook since 15. */
+#define compat_request_shmem(request, previous)                               \
+	((previous) = shmem_request_hook, shmem_request_hook = (request))
 #else
+/* Before, it asked while it was loaded. */
+typedef void (*shmem_request_hook_type)(void);
+#define compat_request_shmem(request, previous)                               \
+	((previous) = NULL, (request) ())
+
 /* Random numbers are PostgreSQL's own since 15; of [0, 1). */
 #define pg_prng_double(state) (random() / ((double) PG_INT32_MAX + 1))
 

@@ -29,6 +29,7 @@ typedef struct RunOptions
 	int cleanup_days; /* for rows of the queue, -1: as set */
 	int nonly;		  /* only these members, -1: all */
 	char **only;
+	TimestampTz scheduled; /* time of the schedule it serves, 0: on demand */
 } RunOptions;
 
 /* What is removed when it is old: names in clean.c. */

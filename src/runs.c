@@ -171,6 +171,65 @@ store_scan_left(const char *name, TimestampTz since)
 				   2, types, values, NULL);
 }
 
+/* ---- schedule ---- */
+
+void
+store_schedule(StoreSchedule *served, MemoryContext cxt)
+{
+	SqlScope scope;
+
+	store_sql(&scope,
+			  "SELECT schedule, scheduled, scheduled_tries FROM ekksync.state",
+			  0, NULL, NULL, NULL);
+	served->schedule = sql_get_text(0, 1, cxt);
+	served->at = sql_get_time(0, 2);
+	served->tries = sql_get_int8(0, 3);
+	sql_leave(&scope);
+}
+
+void
+store_schedule_note(const StoreSchedule *served)
+{
+	Oid types[] = {TEXTOID, TIMESTAMPTZOID, INT8OID};
+	Datum values[] = {sql_text(served->schedule),
+					  TimestampTzGetDatum(served->at),
+					  Int64GetDatum(served->tries)};
+
+	store_sql_only("UPDATE ekksync.state SET schedule = $1, scheduled = $2, "
+				   "scheduled_tries = $3",
+				   3, types, values, NULL);
+}
+
+bool
+store_schedule_begin(TimestampTz due)
+{
+	Oid types[] = {TIMESTAMPTZOID};
+	Datum values[] = {TimestampTzGetDatum(due)};
+	SqlScope scope;
+	bool mine;
+
+	store_sql(&scope,
+			  "UPDATE ekksync.state SET scheduled = $1, scheduled_tries = "
+			  "CASE WHEN scheduled = $1 THEN scheduled_tries + 1 ELSE 1 END "
+			  "WHERE scheduled < $1 OR scheduled = $1 AND scheduled_tries > 0 "
+			  "RETURNING true",
+			  1, types, values, NULL);
+	mine = SPI_processed > 0;
+	sql_leave(&scope);
+	return mine;
+}
+
+void
+store_schedule_end(TimestampTz due)
+{
+	Oid types[] = {TIMESTAMPTZOID};
+	Datum values[] = {TimestampTzGetDatum(due)};
+
+	store_sql_only("UPDATE ekksync.state SET scheduled_tries = 0 "
+				   "WHERE scheduled = $1",
+				   1, types, values, NULL);
+}
+
 /* ---- what is told by NOTIFY, when the transaction is committed ---- */
 
 /* sqlstate may be NULL; changes: queue rows and entries that failed. */
@@ -306,21 +365,23 @@ void
 store_run_start(Run *run, const char *direction, const char *mode,
 				const char *scan)
 {
-	Oid types[] = {TEXTOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID, INT4OID};
+	Oid types[] = {TEXTOID, BOOLOID, BOOLOID,		TEXTOID,
+				   TEXTOID, INT4OID, TIMESTAMPTZOID};
 	Datum values[] = {sql_text(direction),
 					  BoolGetDatum(run->opt.dry_run),
 					  BoolGetDatum(run->opt.nonly >= 0),
 					  sql_text(scan),
 					  sql_text(mode),
-					  Int32GetDatum(MyProcPid)};
+					  Int32GetDatum(MyProcPid),
+					  TimestampTzGetDatum(run->opt.scheduled)};
 	SqlScope scope;
 
 	store_runs_interrupted();
 	store_sql(&scope,
 			  "INSERT INTO ekksync.run (direction, dry_run, partial, scan, "
-			  "mode, pid) VALUES ($1, $2, $3, $4, $5, $6) "
+			  "mode, pid, scheduled) VALUES ($1, $2, $3, $4, $5, $6, $7) "
 			  "RETURNING id, started_at",
-			  6, types, values, NULL);
+			  7, types, values, run->opt.scheduled == 0 ? "      n" : NULL);
 	run->id = sql_get_int8(0, 1);
 	run->started_at = sql_get_time(0, 2);
 	sql_leave(&scope);

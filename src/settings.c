@@ -3,8 +3,9 @@
  *		The extension's settings (GUCs ekksync.*).
  *
  * Everything here is set by superusers: for a database by ALTER DATABASE ...
- * SET, or for all in postgresql.conf.  A run's worker is a session of its own,
- * so what a session sets for itself never reaches a run.
+ * SET, or for all in postgresql.conf; ekksync.databases only there.  A run's
+ * worker is a session of its own, so what a session sets for itself never
+ * reaches a run.
  *
  * May not know: tables, documents, runs.
  */
@@ -15,6 +16,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "launcher.h"
 #include "pg_compat.h"
 #include "schedule.h"
 #include "settings.h"
@@ -154,6 +156,35 @@ define_price(const char *name, const char *desc, double *var, double boot)
 							 NULL, NULL, NULL);
 }
 
+static bool
+check_databases(char **newval, void **extra, GucSource source)
+{
+	char *list = pstrdup(*newval);
+	List *names = NIL;
+	ListCell *cell;
+	bool valid = launcher_split(list, &names);
+
+	if (!valid)
+		GUC_check_errdetail("List syntax is invalid.");
+	else if (list_length(names) > LAUNCHER_DATABASES)
+	{
+		GUC_check_errdetail("There may be %d databases at most.",
+							LAUNCHER_DATABASES);
+		valid = false;
+	}
+	foreach (cell, names)
+	{
+		if (strlen(lfirst(cell)) < NAMEDATALEN)
+			continue;
+		GUC_check_errdetail("The name \"%s\" is too long.",
+							(char *) lfirst(cell));
+		valid = false;
+	}
+	list_free(names);
+	pfree(list);
+	return valid;
+}
+
 static void
 define_int(const char *name, const char *desc, int *var, int boot, int min,
 		   int max, int flags)
@@ -245,6 +276,12 @@ settings_define(void)
 		"environment is honoured, and without that the metadata server.",
 		&settings.credentials, "", PGC_SUSET, GUC_SUPERUSER_ONLY, NULL, NULL,
 		NULL);
+	DefineCustomStringVariable(
+		"ekksync.databases",
+		"Databases in which runs are made on schedule, separated by commas.",
+		"The library must be in shared_preload_libraries.",
+		&settings.databases, "", PGC_SIGHUP, GUC_LIST_INPUT, check_databases,
+		NULL, NULL);
 	DefineCustomEnumVariable(
 		"ekksync.scan",
 		"Which documents a run looks at besides those named by queue entries.",

@@ -46,26 +46,27 @@ typedef enum RunMode
 /* Current values, kept by the GUC machinery of this process. */
 typedef struct Settings
 {
-	char *project;			/* Google Cloud project id, "" when unset */
-	char *database_id;		/* Firestore database id */
-	char *emulator_host;	/* host:port, "" to use the environment */
-	char *credentials;		/* path of a key file, "" to use the environment */
-	int scan;				/* ScanMode */
-	int on_local_delete;	/* LocalDelete */
-	int on_remote_delete;	/* RemoteDelete */
-	int on_remote_create;	/* RemoteCreate */
-	int full_scan_interval; /* days, 0: never by itself */
-	int tombstone_days;		/* 0: for ever */
-	int conflict_window;	/* seconds */
-	int max_delete_percent; /* of the members, see guard.c */
-	int max_clock_skew;		/* seconds, 0: no limit */
-	int mode;				/* RunMode */
-	int connect_timeout;	/* milliseconds */
-	int request_timeout;	/* milliseconds */
-	int max_retries;		/* tries of one request after the first */
-	char *schedule;			/* of runs, in cron's form, "" for never */
-	char *timezone;			/* in which the schedule is meant */
-	bool catch_up;			/* run at once when a time was missed */
+	char *project;		  /* Google Cloud project id, "" when unset */
+	char *database_id;	  /* Firestore database id */
+	char *emulator_host;  /* host:port, "" to use the environment */
+	char *credentials;	  /* path of a key file, "" to use the environment */
+	char *databases;	  /* that have runs on schedule, separated by commas */
+	int scan;			  /* ScanMode */
+	int on_local_delete;  /* LocalDelete */
+	int on_remote_delete; /* RemoteDelete */
+	int on_remote_create; /* RemoteCreate */
+	int full_scan_interval;	   /* days, 0: never by itself */
+	int tombstone_days;		   /* 0: for ever */
+	int conflict_window;	   /* seconds */
+	int max_delete_percent;	   /* of the members, see guard.c */
+	int max_clock_skew;		   /* seconds, 0: no limit */
+	int mode;				   /* RunMode */
+	int connect_timeout;	   /* milliseconds */
+	int request_timeout;	   /* milliseconds */
+	int max_retries;		   /* tries of one request after the first */
+	char *schedule;			   /* of runs, in cron's form, "" for never */
+	char *timezone;			   /* in which the schedule is meant */
+	bool catch_up;			   /* run at once when a time was missed */
 	int max_writes_per_second; /* 0: as Google asks, none with an emulator;
 								* -1: no limit */
 	int max_reads_per_day;	   /* documents, 0: no limit */

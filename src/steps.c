@@ -9,6 +9,9 @@
  * ekksync.steps, each step that is reached is added to it.  As long as there
  * is a file ekksync.again, a worker that has ended a run begins the next.
  *
+ * The launcher's clock shows what is in the file ekksync.clock of the data
+ * directory, in seconds since 1970, if there is one.
+ *
  * May not know: runs.
  */
 #include "postgres.h"
@@ -19,6 +22,7 @@
 
 #include "miscadmin.h"
 #include "storage/fd.h"
+#include "utils/timestamp.h"
 
 #include "http.h"
 #include "steps.h"
@@ -95,6 +99,22 @@ step_again(void)
 
 	pfree(path);
 	return again;
+}
+
+bool
+step_clock(TimestampTz *now)
+{
+	FILE *file = AllocateFile("ekksync.clock", "r");
+	double seconds;
+	bool set;
+
+	if (file == NULL)
+		return false;
+	set = fscanf(file, "%lf", &seconds) == 1;
+	FreeFile(file);
+	if (set)
+		*now = time_t_to_timestamptz((pg_time_t) seconds);
+	return set;
 }
 
 #endif /* EKKSYNC_STEPS */

@@ -44,7 +44,12 @@
 
 /* clang-format on */
 
+/* How long it may take until the launcher sees it, in ms. */
+#define STEP_CLOCK_MS 10L
+
 #ifdef EKKSYNC_STEPS
+#include "datatype/timestamp.h"
+
 #define RUN_STEP_ENUM(name) STEP_##name,
 
 typedef enum RunStep
@@ -58,9 +63,13 @@ extern void step_reached(RunStep step);
 
 /* Is the worker to do another run, after it has ended one? */
 extern bool step_again(void);
+
+/* A time that a test has set for the launcher; false: there is none. */
+extern bool step_clock(TimestampTz *now);
 #else
 #define at_step(name) ((void) 0)
 #define step_again() false
+#define step_clock(now) false
 #endif
 
 #endif /* EKKSYNC_STEPS_H */

@@ -36,6 +36,14 @@ typedef struct StoreFence
 	char *accepted; /* by ekksync_resume(), and not yet used; or NULL */
 } StoreFence;
 
+/* Which time of the schedule was served last. */
+typedef struct StoreSchedule
+{
+	char *schedule; /* expression and zone; NULL: none has been in force */
+	TimestampTz at; /* by the launcher's clock */
+	int64 tries;	/* runs begun for it and not ended */
+} StoreSchedule;
+
 /* A run as its document in sync_logs shows it. */
 typedef struct StoreRunLog
 {
@@ -87,6 +95,13 @@ extern void store_scanned(TimestampTz at, bool full);
 
 /* A full scan that began at since got to a document, and is to go on. */
 extern void store_scan_left(const char *name, TimestampTz since);
+
+extern void store_schedule(StoreSchedule *served, MemoryContext cxt);
+extern void store_schedule_note(const StoreSchedule *served);
+
+/* A run for this time begins; false if one has been made.  And it has ended. */
+extern bool store_schedule_begin(TimestampTz due);
+extern void store_schedule_end(TimestampTz due);
 
 /* runs */
 /*

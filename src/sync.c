@@ -224,8 +224,10 @@ void
 sync_preflight(bool dry_run)
 {
 	StoreState state;
-	const Mapping *map = mapping_get();
+	const Mapping *map;
 
+	ekksync_check_version();
+	map = mapping_get();
 	if (map == NULL || !store_state(&state, CurrentMemoryContext))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -75,7 +75,8 @@ typedef struct SharedRun
 /* Per-process state of a worker. */
 static struct
 {
-	SharedRun *shared;
+	bool is_run;
+	SharedRun *shared; /* NULL: the launcher has started it */
 } worker_state;
 
 PGDLLEXPORT void ekksync_run_main(Datum main_arg);
@@ -83,7 +84,7 @@ PGDLLEXPORT void ekksync_run_main(Datum main_arg);
 bool
 worker_is_run(void)
 {
-	return worker_state.shared != NULL;
+	return worker_state.is_run;
 }
 
 /* ---- the worker ---- */
@@ -120,6 +121,7 @@ copy_options(const SharedRun *shared, RunOptions *options)
 	options->force = shared->force;
 	options->cleanup = shared->cleanup;
 	options->cleanup_days = shared->cleanup_days;
+	options->scheduled = 0;
 	options->nonly = shared->nonly;
 	options->only = palloc(sizeof(char *) * (Max(shared->nonly, 0) + 1));
 	for (i = 0; i < shared->nonly; i++)
@@ -130,13 +132,12 @@ copy_options(const SharedRun *shared, RunOptions *options)
 }
 
 /*
- * Sessions of a worker are all alike, whatever the database or role sets.  It
- * is the run that gives way in a deadlock and never the application: a lock is
- * waited for less long than the application waits before it looks for a
+ * It is the run that gives way in a deadlock and never the application: a lock
+ * is waited for less long than the application waits before it looks for a
  * deadlock, and the worker, if it waits last, looks for one at once.
  */
-static void
-pin_settings(void)
+void
+worker_pin_settings(void)
 {
 	char buf[32];
 
@@ -236,9 +237,10 @@ run_guarded(const RunOptions *options)
  * the role at once.  User code runs only in sql_enter's scope, where a change
  * back is refused.
  */
-static void
-connect_as(Oid database, Oid role, bool can_login)
+void
+worker_connect(Oid database, Oid role, bool can_login)
 {
+	worker_state.is_run = true;
 	if (can_login || BGWORKER_BYPASS_ROLELOGINCHECK != 0)
 	{
 		BackgroundWorkerInitializeConnectionByOid(
@@ -270,8 +272,8 @@ ekksync_run_main(Datum main_arg)
 	worker_state.shared = dsm_segment_address(segment);
 	database = worker_state.shared->database;
 	role = worker_state.shared->role;
-	connect_as(database, role, worker_state.shared->can_login);
-	pin_settings();
+	worker_connect(database, role, worker_state.shared->can_login);
+	worker_pin_settings();
 	MemoryContextSwitchTo(TopMemoryContext);
 	copy_options(worker_state.shared, &options);
 	do
@@ -283,8 +285,8 @@ ekksync_run_main(Datum main_arg)
 
 /* ---- the caller ---- */
 
-static bool
-role_can_login(Oid role)
+bool
+worker_role_can_login(Oid role)
 {
 	HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
 	bool result = false;
@@ -314,7 +316,7 @@ share_options(Oid role, const RunOptions *options)
 	pg_atomic_init_u32(&shared->phase, PHASE_ASKED);
 	shared->database = MyDatabaseId;
 	shared->role = role;
-	shared->can_login = role_can_login(role);
+	shared->can_login = worker_role_can_login(role);
 	shared->caller = MyProcPid;
 	shared->push = options->push;
 	shared->pull = options->pull;

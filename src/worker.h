@@ -29,4 +29,16 @@ extern WorkerOutcome worker_start(Oid role, const RunOptions *options,
 /* Is this process a run's worker? */
 extern bool worker_is_run(void);
 
+/*
+ * For a worker's process that is not connected yet: connect it to a database as
+ * a role, both oids, for a run.  can_login: worker_role_can_login of it.
+ */
+extern void worker_connect(Oid database, Oid role, bool can_login);
+
+/* Make a worker's session like all others, whatever database or role set. */
+extern void worker_pin_settings(void);
+
+/* May this role log in?  Must be called in a transaction. */
+extern bool worker_role_can_login(Oid role);
+
 #endif /* EKKSYNC_WORKER_H */

@@ -167,6 +167,23 @@ cmp_ok(scalar keys %files, '>=', 50, 'there are source files');
 is_deeply([ sort keys %named ], [ sort keys %files ],
 	'docs/internals.md names every source file and no other');
 
+# ----------------------------------------------------------------- operations
+
+# As the superuser, in the order of the page, which ends with the extension's.
+$db->sql('SELECT ekksync_resume()');
+my @operations = statements(slurp_file("$top/docs/operations.md"));
+cmp_ok(scalar @operations, '>=', 25, 'docs/operations.md shows statements');
+for my $statement (@operations)
+{
+	my ($name) = $statement =~ /^(.*)/;
+	my $project = $db->project;
+	$statement =~ s/'my-project'/'$project'/;
+	next if $statement =~ /^CREATE EXTENSION/;
+	my ($status, undef, $error) = $db->admin_err($statement);
+	is("$status $error" =~ s/^(\d+) (?:(?:psql:\S+ )?(?:NOTICE|WARNING): .*\n?)*$/$1/r, '0', "operations: $name");
+	$db->wait_for(\&no_run) or BAIL_OUT('a run does not end');
+}
+
 # ------------------------------------------------------- rules and their tests
 
 my @rules = $internals =~ /^\| .* \| `(\w+)` \| `(.*)` \|$/mg;

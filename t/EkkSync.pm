@@ -64,6 +64,7 @@ sub _new_project { return sprintf('demo-ekksync-%d-%d-%d', $$, time, ++$serial);
 #	members		how many invented members (default 0)
 #	preload		library in shared_preload_libraries (default 1)
 #	conf		more lines for postgresql.conf
+#	clock		what the launcher's clock shows, see set_clock()
 #	extension	create the extension and grant it to the role (default 1)
 #	attach		call ekksync_attach (default 1)
 #	attach_args	arguments after the table, as SQL: "initial => 'newest'"
@@ -92,6 +93,7 @@ sub new
 	  if $arg{preload} // 1;
 	$node->append_conf('postgresql.conf', "timezone = 'UTC'");
 	$node->append_conf('postgresql.conf', $arg{conf}) if $arg{conf};
+	$self->set_clock($arg{clock}) if defined $arg{clock};
 	$node->start;
 
 	$self->_psql('postgres', 'postgres', undef,
@@ -358,6 +360,32 @@ sub steps
 	my @steps = -e $file ? split /\n/, PostgreSQL::Test::Utils::slurp_file($file) : ();
 	$self->_write_step_file(steps => '');
 	return @steps;
+}
+
+# ---------------------------------------------------------------- the launcher
+
+# Let the launcher's clock show this time, in seconds since 1970, and stand
+# still; see src/steps.c.  Everybody else's goes on.
+sub set_clock
+{
+	my ($self, $epoch) = @_;
+	my $file = $self->{node}->data_dir . '/ekksync.clock';
+	open my $to, '>', "$file.new" or croak("$file.new: $!");
+	print $to "$epoch\n";
+	close $to or croak("$file.new: $!");
+	rename "$file.new", $file or croak("$file: $!");
+	return;
+}
+
+# Await the end of the run for a time of the schedule, given as text; returns
+# its record, or undef.
+sub scheduled_run
+{
+	my ($self, $time, $seconds) = @_;
+	my $query = "SELECT * FROM ekksync_runs WHERE scheduled = '$time' AND status NOT IN ('running', 'interrupted')";
+	my @rows;
+	$self->wait_for(sub { @rows = $self->rows($query) }, $seconds);
+	return $rows[0];
 }
 
 # ---------------------------------------------------------------------- values

@@ -198,7 +198,8 @@ update_base(Run *run, Member *m)
 
 /*
  * {"field": [old, new], ...} of what is written to one side; NULL if nothing.
- * A third element says that there was nothing before: it was filled in.
+ * A third element says that there was nothing before: it was filled in (but
+ * not of a document that was made as a whole).
  */
 char *
 change_json(const Run *run, const Member *m, bool firestore)
@@ -228,7 +229,8 @@ change_json(const Run *run, const Member *m, bool firestore)
 		escape_json(&buf, run->map->fields[f].name);
 		was = was ? was : CANON_NULL;
 		appendStringInfo(&buf, ":[%s,%s%s]", was, now,
-						 in->base == NULL && strcmp(was, CANON_NULL) == 0
+						 in->base == NULL && strcmp(was, CANON_NULL) == 0 &&
+								 !(firestore && m->doc->missing)
 							 ? "," FLIGHT_FILLED
 							 : "");
 	}

@@ -107,7 +107,7 @@ is_deeply(heard(), [], 'nobody is told of a success after nothing');
 # ------------------------------------------------------------ what it took
 
 is(watch(q(SELECT string_agg(phase, ' ') FROM ekksync_phases WHERE run = 1)),
-	'start stage scan survey members close end', 'the phases of the run, in their order');
+	'start stage scan survey members close clean end', 'the phases of the run, in their order');
 is($db->sql(<<'SQL'), 't|t|t|t|t|t', 'their cost is that of the run, nothing is missing and nothing double');
 SELECT sum(p.requests) = r.requests, sum(p.docs_read) = r.docs_read, sum(p.docs_written) = r.docs_written,
 	sum(p.bytes_sent) = r.bytes_sent, sum(p.bytes_received) = r.bytes_received, sum(p.retries) = r.retries

@@ -171,8 +171,10 @@ put_present(Metrics *m, const Health *h)
 static void
 put_runs(Metrics *m)
 {
-	static const char *const modes[] = {"sync", "observe", "dry_run", "diff"};
-	static const char *const outcomes[] = {"success", "failed", "interrupted"};
+	static const char *const modes[] = {"sync", "observe", "dry_run", "diff",
+										"cleanup"};
+	static const char *const outcomes[] = {"success", "failed", "stopped",
+										   "interrupted"};
 	MemoryContext cxt = CurrentMemoryContext;
 	int64 runs[lengthof(modes)][lengthof(outcomes)] = {{0}};
 	SqlScope scope;

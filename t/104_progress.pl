@@ -235,7 +235,7 @@ $db->admin_sql('ALTER DATABASE socialism RESET ekksync.max_retries');
 
 is(metric('runs_total', '{"mode": "sync", "status": "failed"}'), 2, 'runs are counted: failed ones');
 is(metric('runs_total', '{"mode": "sync", "status": "interrupted"}'), 2, '... interrupted ones');
-is(metric('runs_total', '{"mode": "dry_run"}'), "1\n1\n0", '... dry ones');
+is(metric('runs_total', '{"mode": "dry_run"}'), "1\n1\n0\n0", '... dry ones');
 is(metric('runs_total', '{"mode": "diff", "status": "success"}'), 1, '... and comparisons');
 is(metric('failed_changes', '{"side": "firestore"}'), 1, 'what has failed');
 is(metric('degraded_by', '{"reason": "changes_failed"}'), 1, '... and that it degrades');

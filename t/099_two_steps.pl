@@ -75,6 +75,14 @@ sub diffs
 	  grep { $_->{member} eq $key } $db->rows('SELECT * FROM ekksync_diff()');
 }
 
+# What undoing a run makes of the member's fields.
+sub outcomes
+{
+	my ($run, $key) = @_;
+	return join "\n", map { "$_->{side} $_->{field}: $_->{outcome}" }
+	  grep { $_->{member} eq $key } $db->rows("SELECT * FROM ekksync_undo($run->{run})");
+}
+
 sub run_says
 {
 	my ($name, %arg) = @_;
@@ -131,6 +139,7 @@ run_says('first');
 	$db->set_doc($key, { profile => { kennitala => $key, name => 'Ný' }, membership => { status => 'active' } });
 	my $run = run_says('run');
 	is($db->doc($key)->{profile}{birthday}, '1980-01-01', 'the document is filled');
+	like(outcomes($run, $key), qr/^firestore birthday: filled in where nothing was$/m, '... and undo says that it stays so');
 	is($db->sql("SELECT birthday FROM membership_comrade WHERE ssn = '$key'"), '1980-01-01', 'the row is not blanked by the undo of a fill');
 }
 
@@ -141,6 +150,7 @@ run_says('first');
 	$db->set_doc($key, { profile => { kennitala => $key, name => 'Úr Firestore', birthday => '1980-02-02', email => 'a@example.is' }, membership => { status => 'active', date_joined => timestamp(), reachable => true, groupable => true }, updated_at => timestamp() });
 	my $run = run_says('run');
 	is(name_of($key), 'Úr Firestore', 'inserted');
+	like(outcomes($run, $key), qr/^django name: filled in where nothing was$/m, '... and undo says that it stays so');
 	is(name_of($key), 'Úr Firestore', 'the member that was inserted keeps its name, or goes');
 	run_says('c2');
 	is(doc_name($key), 'Úr Firestore', 'the document keeps its name');

@@ -144,7 +144,6 @@ extern void defaults_drop(Report *report);
 
 /* ---- mapsql.c ---- */
 
-/* Write a row of the mapping, in place of one of the same field. */
 /*
  * Store a row of the mapping in the place of the field's last one.  True: it
  * is of the same values, and only who may write, or who wins, has changed.

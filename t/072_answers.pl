@@ -156,7 +156,8 @@ for my $request (@requests)
 
 my @endless = (
 	[ '503', { fault => 'answer', status => 503 }, qr/^Firestore answered 503/ ],
-	[ 'an answer too large', { fault => 'huge', mib => 33, applied => 1 }, qr/^no answer from Firestore: .*too large/ ]);
+	[ 'an answer too large', { fault => 'huge', mib => 33, applied => 1 }, qr/^no answer from Firestore: .*too large/ ],
+	[ 'an answer without end', { fault => 'huge', applied => 1 }, qr/^no answer from Firestore: .*too large/ ]);
 
 for my $request (@requests)
 {

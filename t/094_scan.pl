@@ -104,15 +104,7 @@ sub create_entry
 	return $db->queue_entry(docId => $key, action => 'create', changes => \%changes, %more);
 }
 
-# Delete a member, as Django does.
-sub remove
-{
-	my ($key) = @_;
-	my $id = $db->sql("SELECT id FROM membership_comrade WHERE ssn = '$key'");
-	$db->sql(join ';', (map { "DELETE FROM membership_$_ WHERE comrade_id = $id" }
-			qw(contactinfo comrade_emails unionmembership comradetitle newlocaladdress)), "DELETE FROM membership_comrade WHERE id = $id");
-	return;
-}
+sub remove { return $db->delete_member(@_); }
 
 run_ok('20 0 0 0', 'first push');
 

@@ -229,14 +229,7 @@ run_ok('0 0 0 0', 'quiet');
 # No row goes, and nobody comes back, by a time that may be wrong.
 $db->admin_sql("ALTER DATABASE socialism SET ekksync.$_") for "scan = 'full'", "on_remote_create = 'insert'", 'max_delete_percent = 100';
 sub there { my ($key) = @_; return $db->sql("SELECT count(*) FROM membership_comrade WHERE ssn = '$key'") . ($db->doc($key) ? ' row, document' : ' row, no document'); }
-sub remove
-{
-	my ($key) = @_;
-	my $id = $db->sql("SELECT id FROM membership_comrade WHERE ssn = '$key'");
-	$db->sql(join ';', (map { "DELETE FROM membership_$_ WHERE comrade_id = $id" }
-			qw(contactinfo comrade_emails unionmembership comradetitle newlocaladdress)), "DELETE FROM membership_comrade WHERE id = $id");
-	return;
-}
+sub remove { return $db->delete_member(@_); }
 $db->run;
 run_ok('0 0 0 0', 'quiet');
 

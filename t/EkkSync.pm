@@ -273,6 +273,16 @@ sub run
 	return $rows[0];
 }
 
+# Delete a member and all that refers to it, as Django does.
+sub delete_member
+{
+	my ($self, $key) = @_;
+	my $id = $self->sql("SELECT id FROM membership_comrade WHERE ssn = '$key'");
+	$self->sql(join ';', (map { "DELETE FROM membership_$_ WHERE comrade_id = $id" }
+			qw(contactinfo comrade_emails unionmembership comradetitle newlocaladdress)), "DELETE FROM membership_comrade WHERE id = $id");
+	return;
+}
+
 # Call $code until it returns true; false after $seconds (default 60).
 sub wait_for
 {

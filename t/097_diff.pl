@@ -62,7 +62,7 @@ sub everything
 	}
 	for my $table (split /\n/, $db->admin_sql("SELECT t FROM (SELECT format('%I.%I', schemaname, tablename) AS t "
 			. "FROM pg_tables WHERE schemaname IN ('public', 'ekksync')) s "
-			. "WHERE t NOT IN ('ekksync.run', 'ekksync.total', 'ekksync.diff', 'ekksync.inbox') ORDER BY 1"))
+			. "WHERE t NOT IN ('ekksync.run', 'ekksync.total', 'ekksync.cost', 'ekksync.diff', 'ekksync.inbox') ORDER BY 1"))
 	{
 		$seen{$table} = $db->admin_sql("SELECT ctid, xmin, t::text FROM $table t ORDER BY ctid");
 	}

@@ -34,7 +34,7 @@
 #include "worker.h"
 
 /* A run that begins so late has missed its time (see ekksync.catch_up). */
-#define LATE (INT64CONST(900) * USECS_PER_SEC)
+#define MISSED_AFTER (INT64CONST(900) * USECS_PER_SEC)
 
 /* How often a run is begun for one time of the schedule. */
 #define MAX_TRIES 3
@@ -187,7 +187,7 @@ is_due(const Timetable *table, StoreSchedule *served, TimestampTz due,
 
 	if (!is_new)
 		due = served->at; /* which may have to be begun again */
-	missed = table->now - due > LATE;
+	missed = table->now - due > MISSED_AFTER;
 	if (!paused && (!missed || settings.catch_up) &&
 		(is_new || (served->tries > 0 && served->tries < MAX_TRIES)))
 		return true;

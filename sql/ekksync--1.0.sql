@@ -135,7 +135,7 @@ COMMENT ON TABLE ekksync.inbox IS 'entries of the Firestore collection sync_queu
 
 CREATE TABLE ekksync.conflict (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	run bigint NOT NULL,
+	run bigint,
 	key text COLLATE "C" NOT NULL,
 	field text NOT NULL,
 	django_value jsonb,
@@ -154,7 +154,7 @@ CREATE TABLE ekksync.conflict (
 CREATE INDEX conflict_key ON ekksync.conflict (key, field);
 CREATE INDEX conflict_held ON ekksync.conflict (key, field) WHERE winner OPERATOR(pg_catalog.=) 'none' AND resolved_at IS NULL;
 CREATE INDEX conflict_created ON ekksync.conflict (created_at);
-COMMENT ON TABLE ekksync.conflict IS 'every concurrent change that lost, or is held: both values, both times, winner and rule';
+COMMENT ON TABLE ekksync.conflict IS 'every concurrent change that lost, or is held: both values, both times, winner and rule; run null: met by ekksync_apply()';
 
 CREATE TABLE ekksync.run (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -237,16 +237,17 @@ COMMENT ON TABLE ekksync.forgotten IS 'persons erased by ekksync_forget(): a has
 
 CREATE TABLE ekksync.change_log (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-	run bigint NOT NULL,
+	run bigint,
 	key text COLLATE "C" NOT NULL,
 	side text NOT NULL CHECK (side OPERATOR(pg_catalog.=) ANY (ARRAY['django', 'firestore'])),
 	changed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-	changes jsonb NOT NULL
+	changes jsonb NOT NULL,
+	stamp timestamptz
 );
 CREATE INDEX change_log_key ON ekksync.change_log (key, id);
 CREATE INDEX change_log_changed ON ekksync.change_log (changed_at);
 CREATE INDEX change_log_run ON ekksync.change_log (run);
-COMMENT ON TABLE ekksync.change_log IS 'the audit trail: one row per member, run and side written; changes maps field to [old, new], with a third element where a side that had nothing was filled in';
+COMMENT ON TABLE ekksync.change_log IS 'the audit trail: one row per member, run and side written; changes maps field to [old, new], with a third element where a side that had nothing was filled in; run null: a change given to ekksync_apply(), of the time stamp';
 
 CREATE TABLE ekksync.plan (
 	run bigint NOT NULL,
@@ -472,6 +473,10 @@ CREATE FUNCTION ekksync_diff(
 COMMENT ON FUNCTION ekksync_diff() IS
 'where the two sides differ now, field by field, and why; writes nothing on either side';
 
+CREATE FUNCTION ekksync_member(key text) RETURNS jsonb
+	STRICT LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_member';
+COMMENT ON FUNCTION ekksync_member(text) IS 'the member as its Firestore document would be, from PostgreSQL alone; null if there is none';
+
 CREATE FUNCTION ekksync_doc(key text) RETURNS jsonb
 	STRICT LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_doc';
 COMMENT ON FUNCTION ekksync_doc(text) IS 'the member''s Firestore document as it is now; null if there is none';
@@ -492,6 +497,42 @@ CREATE FUNCTION ekksync.queue_counts(
 	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_queue_counts';
 COMMENT ON FUNCTION ekksync.queue_counts() IS
 'rows of the attached queue table counted by status, for a caller who may select from it';
+
+/* --------------------------------------------- the queue, for the endpoints */
+
+CREATE FUNCTION ekksync_changes(
+	since timestamptz DEFAULT NULL,
+	max integer DEFAULT NULL,
+	OUT id bigint, OUT member_id bigint, OUT ssn text, OUT action text,
+	OUT fields_changed jsonb, OUT created_at timestamptz)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_changes';
+COMMENT ON FUNCTION ekksync_changes(timestamptz, integer) IS
+'queue rows that are pending, oldest first, whatever their age';
+
+CREATE FUNCTION ekksync_apply(
+	changes jsonb,
+	OUT ordinal integer, OUT ssn text, OUT status text,
+	OUT updated_fields text[], OUT message text)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_apply';
+COMMENT ON FUNCTION ekksync_apply(jsonb) IS
+'apply changes from Firestore, in the form of the endpoint, through the merge of a run: one result for each, in the order given';
+
+CREATE FUNCTION ekksync_mark_synced(ids bigint[]) RETURNS bigint
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_mark_synced';
+COMMENT ON FUNCTION ekksync_mark_synced(bigint[]) IS
+'mark pending queue rows as synced: how many; the next run looks whether it is so';
+
+CREATE FUNCTION ekksync_retry(ids bigint[] DEFAULT NULL) RETURNS bigint
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_retry';
+COMMENT ON FUNCTION ekksync_retry(bigint[]) IS
+'let the next run try failed queue rows again, or all of them and failed entries of Firestore: how many';
+
+CREATE FUNCTION ekksync_clear(status text) RETURNS bigint
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_clear';
+COMMENT ON FUNCTION ekksync_clear(text) IS
+'remove the queue rows of one status: how many; the next run looks at the members of those that were not synced';
 
 /* ----------------------------------------------------------------- values */
 
@@ -636,7 +677,13 @@ REVOKE ALL ON FUNCTION
 	ekksync_status(),
 	ekksync_check(),
 	ekksync_diff(),
-	ekksync_doc(text)
+	ekksync_doc(text),
+	ekksync_member(text),
+	ekksync_changes(timestamptz, integer),
+	ekksync_apply(jsonb),
+	ekksync_mark_synced(bigint[]),
+	ekksync_retry(bigint[]),
+	ekksync_clear(text)
 FROM PUBLIC;
 
 /* Monitoring sees how it goes, and no member. */

@@ -26,13 +26,15 @@ static void
 notify_conflicts(const Run *run, int n, int potential)
 {
 	Async_Notify(EKKSYNC_CHANNEL,
-				 psprintf("{\"event\":\"conflict\",\"run\":" INT64_FORMAT
+				 psprintf("{\"event\":\"conflict\",\"run\":%s"
 						  ",\"conflicts\":%d,\"potential\":%d}",
-						  run->id, n, potential));
+						  run->id != 0 ? psprintf(INT64_FORMAT, run->id)
+									   : "null",
+						  n, potential));
 }
 
 /*
- * Record conflicts.  The same conflict (values and times of both sides; of a
+ * Record conflicts; without a run (its id is 0), of ekksync_apply().  The same conflict (values and times of both sides; of a
  * value that does not fit, the values alone; of a field that is held, the
  * values of one that is open) is recorded once, however often its member is
  * tried; the run's own figure counts the new ones.
@@ -52,7 +54,8 @@ store_conflicts(Run *run, List *conflicts)
 				   TEXTARRAYOID,
 				   BOOLARRAYOID,
 				   INT8OID};
-	const FsClock *clock = fs_clock(run->fs);
+	const FsClock *clock = run->fs != NULL ? fs_clock(run->fs) : NULL;
+	bool skew_known = clock != NULL && clock->known;
 	int n = list_length(conflicts);
 	char **text[6];
 	TimestampTz *times[3];
@@ -97,11 +100,12 @@ store_conflicts(Run *run, List *conflicts)
 	values[8] = sql_text_array(text[4], n);
 	values[9] = sql_text_array(text[5], n);
 	values[10] = sql_bool_array(potential, n);
-	values[11] = Int64GetDatum(clock->skew);
+	values[11] = Int64GetDatum(skew_known ? clock->skew : 0);
 	store_sql(&scope,
 			  "INSERT INTO ekksync.conflict (run, key, field, django_value, "
 			  "firestore_value, django_time, firestore_time_from, "
-			  "firestore_time, winner, rule, potential, skew) SELECT $1, u.*, "
+			  "firestore_time, winner, rule, potential, skew) "
+			  "SELECT nullif($1, 0), u.*, "
 			  "$12 * interval '1 microsecond' FROM "
 			  "unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11) "
 			  "u(k, f, dv, fv, dt, ff, ft, w, r, p) "
@@ -115,7 +119,7 @@ store_conflicts(Run *run, List *conflicts)
 			  "OR (c.django_time IS NOT DISTINCT FROM u.dt "
 			  "AND c.firestore_time IS NOT DISTINCT FROM u.ft) END) "
 			  "RETURNING key, field, potential",
-			  12, types, values, clock->known ? NULL : "           n");
+			  12, types, values, skew_known ? NULL : "           n");
 	count = (int) SPI_processed;
 	for (i = 0; i < count; i++)
 	{
@@ -154,6 +158,56 @@ store_change_log(Run *run, const char *side, char **keys, char **changes,
 			  "INSERT INTO ekksync.change_log (run, side, key, changes) "
 			  "SELECT $1, $2, u.* FROM unnest($3, $4) u",
 			  4, types, values, NULL);
+	sql_leave(&scope);
+}
+
+void
+store_applied(char **keys, char **changes, TimestampTz *stamps, int n)
+{
+	Oid types[] = {TEXTARRAYOID, JSONBARRAYOID, TIMESTAMPTZARRAYOID};
+	Datum values[3];
+
+	if (n == 0)
+		return;
+	values[0] = sql_text_array(keys, n);
+	values[1] = sql_json_array(changes, n);
+	values[2] = sql_time_array(stamps, n);
+	store_sql_only("INSERT INTO ekksync.change_log (side, key, changes, "
+				   "stamp) SELECT 'django', u.* FROM unnest($1, $2, $3) u",
+				   3, types, values, NULL);
+}
+
+void
+store_read_applied(const Mapping *map, Member **members, int n,
+				   MemoryContext cxt)
+{
+	Oid types[] = {TEXTARRAYOID};
+	Datum values[] = {member_keys(members, n)};
+	SqlScope scope;
+	uint64 i;
+
+	store_sql(&scope,
+			  "SELECT DISTINCT ON (k.n, f.key) k.n, f.key, "
+			  "(f.value -> 1)::text, l.stamp "
+			  "FROM unnest($1) WITH ORDINALITY k(key, n) "
+			  "JOIN ekksync.change_log l ON l.key = k.key AND l.run IS NULL, "
+			  "jsonb_each(l.changes) f ORDER BY k.n, f.key, l.id DESC",
+			  1, types, values, NULL);
+	for (i = 0; i < SPI_processed; i++)
+	{
+		Member *m = members[sql_get_int8(i, 1) - 1];
+		int f = mapping_find(map, sql_get_text(i, 2, cxt));
+		char *value = sql_get_text(i, 3, cxt);
+		TimestampTz stamp = sql_get_time(i, 4);
+
+		if (f < 0 || m->nrows != 1 || m->local[f] == NULL ||
+			strcmp(m->local[f], value) != 0 ||
+			(m->base[f].value != NULL && m->base[f].stamp > stamp))
+			continue;
+		m->base[f].value = value;
+		m->base[f].stamp = stamp;
+		m->base[f].origin = ORIGIN_FIRESTORE;
+	}
 	sql_leave(&scope);
 }
 

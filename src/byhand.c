@@ -111,7 +111,7 @@ is_settled(const Rows *rows)
 	if (was == NULL)
 		return false;
 	if (rows->new == NULL)
-		return strcmp(was, "pending") == 0;
+		return strcmp(was, "synced") != 0;
 	is = column_text(rows->new_slot, rows->desc, "sync_status");
 	if (is == NULL || strcmp(is, was) == 0)
 		return false;

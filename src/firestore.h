@@ -215,6 +215,10 @@ extern const FsCost *fs_cost(FsClient *client);
  */
 extern const FsClock *fs_clock(const FsClient *client);
 
+/* Append values as the "fields" object of a document. */
+extern void fs_append_fields(StringInfo out, const FsFieldValue *values,
+							 int n);
+
 /* Does Firestore allow this as a document's id? */
 extern bool fs_id_valid(const char *id);
 

@@ -199,6 +199,14 @@ append_level(StringInfo out, const FsFieldValue *values, int n, int first,
 	}
 }
 
+void
+fs_append_fields(StringInfo out, const FsFieldValue *values, int n)
+{
+	appendStringInfoChar(out, '{');
+	append_level(out, values, n, 0, 0);
+	appendStringInfoChar(out, '}');
+}
+
 /* The document of a write and the mask of what is written. */
 static void
 append_update(StringInfo out, const FsClient *client, const FsWrite *write)
@@ -214,9 +222,8 @@ append_update(StringInfo out, const FsClient *client, const FsWrite *write)
 		appendStringInfoChar(out, '}');
 		return;
 	}
-	appendStringInfoChar(out, '{');
-	append_level(out, write->values, write->nvalues, 0, 0);
-	appendStringInfoString(out, "}},\"updateMask\":{\"fieldPaths\":");
+	fs_append_fields(out, write->values, write->nvalues);
+	appendStringInfoString(out, "},\"updateMask\":{\"fieldPaths\":");
 	paths = palloc(sizeof(FieldPath *) * Max(write->nvalues, 1));
 	for (int i = 0; i < write->nvalues; i++)
 		paths[i] = write->values[i].path;

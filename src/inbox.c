@@ -22,13 +22,35 @@
 /* The action of an entry of a person who was erased. */
 #define STAGED_ERASED "erased"
 
-/* Forget entries that were staged and not decided: they are staged anew. */
+/*
+ * Forget entries that were staged and not decided: they are staged anew, as
+ * their documents are still pending; but for those that were closed before
+ * (store_retry_entries).
+ */
 void
 store_unstage(void)
 {
-	store_sql_only("DELETE FROM ekksync.inbox WHERE status = 'staged' "
+	store_sql_only("DELETE FROM ekksync.inbox "
+				   "WHERE (status = 'staged' AND done_at IS NULL) "
 				   "OR (status = 'failed' AND run IS NULL)",
 				   0, NULL, NULL, NULL);
+}
+
+int64
+store_retry_entries(void)
+{
+	SqlScope scope;
+	int64 n;
+
+	store_sql(&scope,
+			  "UPDATE ekksync.inbox SET status = 'staged', "
+			  "error_message = NULL, run = NULL, "
+			  "retry_count = retry_count + 1 "
+			  "WHERE error_message IS NOT NULL AND run IS NOT NULL",
+			  0, NULL, NULL, NULL);
+	n = (int64) SPI_processed;
+	sql_leave(&scope);
+	return n;
 }
 
 /*

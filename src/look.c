@@ -1,6 +1,6 @@
 /*
  * look.c
- *		SQL functions that show: status, the queue, a document.
+ *		SQL functions that show: status, the queue, a document, a member.
  *
  * May not know: how a run works.
  */
@@ -17,20 +17,24 @@
 #include "utils/snapmgr.h"
 
 #include "auth.h"
+#include "edit.h"
 #include "firestore.h"
 #include "health.h"
 #include "launcher.h"
 #include "look.h"
 #include "mapping.h"
+#include "rows.h"
 #include "scope.h"
 #include "settings.h"
 #include "sqlvalue.h"
 #include "srf.h"
+#include "store.h"
 
 #define MAX_COLUMNS 16
 
 PG_FUNCTION_INFO_V1(ekksync_status);
 PG_FUNCTION_INFO_V1(ekksync_doc);
+PG_FUNCTION_INFO_V1(ekksync_member);
 PG_FUNCTION_INFO_V1(ekksync_queue_rows);
 PG_FUNCTION_INFO_V1(ekksync_queue_counts);
 
@@ -46,10 +50,9 @@ look_check_queue(const Mapping *map)
 		aclcheck_error(acl, OBJECT_TABLE, get_rel_name(map->queue_relid));
 }
 
-/* Add what a query over the queue returns, as its owner, to a result set. */
-static void
-return_queue(FunctionCallInfo fcinfo, const char *format, int nargs,
-			 Oid *types, Datum *args, const char *nulls)
+void
+look_return_queue(FunctionCallInfo fcinfo, const char *format, int nargs,
+				  Oid *types, Datum *args, const char *nulls)
 {
 	const Mapping *map = mapping_get();
 	TupleDesc desc;
@@ -85,12 +88,13 @@ ekksync_queue_rows(PG_FUNCTION_ARGS)
 	Oid types[] = {TEXTOID};
 	Datum args[] = {PG_ARGISNULL(0) ? (Datum) 0 : PG_GETARG_DATUM(0)};
 
-	return_queue(fcinfo,
-				 "SELECT id::int8, member_id::int8, ssn::text, action::text, "
-				 "fields_changed, created_at, synced_at, sync_status::text, "
-				 "error_message, retry_count FROM %s "
-				 "WHERE $1 IS NULL OR sync_status = $1 ORDER BY id",
-				 1, types, args, PG_ARGISNULL(0) ? "n" : " ");
+	look_return_queue(
+		fcinfo,
+		"SELECT id::int8, member_id::int8, ssn::text, action::text, "
+		"fields_changed, created_at, synced_at, sync_status::text, "
+		"error_message, retry_count FROM %s "
+		"WHERE $1 IS NULL OR sync_status = $1 ORDER BY id",
+		1, types, args, PG_ARGISNULL(0) ? "n" : " ");
 	return (Datum) 0;
 }
 
@@ -100,10 +104,10 @@ ekksync_queue_rows(PG_FUNCTION_ARGS)
 Datum
 ekksync_queue_counts(PG_FUNCTION_ARGS)
 {
-	return_queue(fcinfo,
-				 "SELECT sync_status::text, count(*), min(created_at), "
-				 "max(created_at) FROM %s GROUP BY 1 ORDER BY 1",
-				 0, NULL, NULL, NULL);
+	look_return_queue(fcinfo,
+					  "SELECT sync_status::text, count(*), min(created_at), "
+					  "max(created_at) FROM %s GROUP BY 1 ORDER BY 1",
+					  0, NULL, NULL, NULL);
 	return (Datum) 0;
 }
 
@@ -287,4 +291,72 @@ ekksync_doc(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(
 		DirectFunctionCall1(jsonb_in, CStringGetDatum(plain_fields(&doc))));
+}
+
+/* ---- a member ---- */
+
+/* Error 42501 unless the caller may see what the mapping shows. */
+static void
+check_tables(const Mapping *map)
+{
+	int f;
+
+	for (f = -1; f < map->nfields; f++)
+	{
+		Oid relid = f < 0 ? map->member_relid : map->fields[f].relid;
+		AclResult acl;
+
+		if (!OidIsValid(relid))
+			continue;
+		acl = pg_class_aclcheck(relid, GetUserId(), ACL_SELECT);
+		if (acl != ACLCHECK_OK)
+			aclcheck_error(acl, OBJECT_TABLE, get_rel_name(relid));
+	}
+}
+
+/* The document that the mapping makes of a member that was read. */
+static char *
+plain_member(const Mapping *map, const Member *m)
+{
+	FsFieldValue *values = palloc(sizeof(FsFieldValue) * (map->nfields + 1));
+	FsDoc doc = {0};
+	StringInfoData buf;
+	int n = 0;
+	int f;
+
+	for (f = 0; f < map->nfields; f++)
+	{
+		if (m->local[f] == NULL)
+			continue;
+		initStringInfo(&buf);
+		if (!value_encode(&map->fields[f].codec, m->local[f], &buf, NULL))
+			continue;
+		values[n].path = &map->fields[f].path;
+		values[n++].value = buf.data;
+	}
+	initStringInfo(&buf);
+	fs_append_fields(&buf, values, n);
+	doc.fields = store_json(buf.data, CurrentMemoryContext);
+	return plain_fields(&doc);
+}
+
+/*
+ * ekksync_member(key)
+ */
+Datum
+ekksync_member(PG_FUNCTION_ARGS)
+{
+	const Mapping *map = edit_mapping();
+	Member member = {.key = look_key(PG_GETARG_TEXT_PP(0))};
+	Member *m = &member;
+
+	check_tables(map);
+	rows_read(map, &m, 1, CurrentMemoryContext);
+	if (m->nrows == 0)
+		PG_RETURN_NULL();
+	if (m->nrows > 1)
+		ereport(ERROR, (errcode(ERRCODE_CARDINALITY_VIOLATION),
+						errmsg("kennitala is held by %d rows", m->nrows)));
+	PG_RETURN_DATUM(
+		DirectFunctionCall1(jsonb_in, CStringGetDatum(plain_member(map, m))));
 }

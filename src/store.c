@@ -266,7 +266,8 @@ store_recheck(Member **members, int n)
 
 /*
  * Every value that these members' documents have had, as runs know: written
- * by us, taken from there, or beaten.
+ * by us, taken from there, or beaten.  What ekksync_apply() was given may
+ * never have been in one.
  */
 void
 store_read_pushed(const Mapping *map, Member **members, int n,
@@ -282,10 +283,11 @@ store_read_pushed(const Mapping *map, Member **members, int n,
 			  "FROM unnest($1) WITH ORDINALITY k(key, n), "
 			  "LATERAL (SELECT f.key, f.value->1 "
 			  "FROM ekksync.change_log l, jsonb_each(l.changes) f "
-			  "WHERE l.key = k.key "
+			  "WHERE l.key = k.key AND l.run IS NOT NULL "
 			  "UNION ALL SELECT c.field, c.firestore_value "
 			  "FROM ekksync.conflict c WHERE c.key = k.key "
-			  "AND c.firestore_value IS NOT NULL AND NOT (c.winner = 'none' "
+			  "AND c.run IS NOT NULL AND c.firestore_value IS NOT NULL AND "
+			  "NOT (c.winner = 'none' "
 			  "AND c.resolved_at IS NULL)) v(field, value)",
 			  1, types, &keys, NULL);
 	for (i = 0; i < SPI_processed; i++)

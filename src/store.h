@@ -214,6 +214,12 @@ typedef struct UnclosedEntry
 extern cJSON *store_json(const char *text, MemoryContext cxt);
 
 extern void store_unstage(void);
+
+/*
+ * Stage those again that a run decided as failed; how many.  Their documents
+ * say so already, or will: they are told of the new outcome.
+ */
+extern int64 store_retry_entries(void);
 extern void store_stage(StagedEntry *entries, int n);
 
 /* Keys after "after" that have staged entries; upto as in queue_pending_keys. */
@@ -235,6 +241,16 @@ extern int store_conflicts(Run *run, List *conflicts);
 /* changes: JSON object field -> [old, new] */
 extern void store_change_log(Run *run, const char *side, char **keys,
 							 char **changes, int n);
+
+/*
+ * The same of what ekksync_apply() writes to Django: one row for each change,
+ * of this time.  And set as the base what the rows of members hold of that,
+ * unless the base is later: it is a value of Firestore's side, and was seen.
+ */
+extern void store_applied(char **keys, char **changes, TimestampTz *stamps,
+						  int n);
+extern void store_read_applied(const Mapping *map, Member **members, int n,
+							   MemoryContext cxt);
 
 /* The same for what writes of earlier tries have changed (m->landed). */
 extern void store_landed(Run *run, Member **members, int n);

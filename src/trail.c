@@ -202,7 +202,8 @@ trail_events(const char *key)
 		&scope,
 		"SELECT l.changed_at, 3::int8, CASE l.side WHEN 'django' "
 		"THEN 'written to Django' ELSE 'written to Firestore' END, f.key, "
-		"f.value -> 0, f.value -> 1, l.run, NULL "
+		"f.value -> 0, f.value -> 1, l.run, "
+		"CASE WHEN l.run IS NULL THEN 'ekksync_apply()' END "
 		"FROM ekksync.change_log l, jsonb_each(l.changes) f WHERE l.key = $1 "
 		"AND f.value -> 0 IS DISTINCT FROM f.value -> 1 "
 		"UNION ALL SELECT created_at, 2, CASE winner "

@@ -286,8 +286,8 @@ store_read_pushed(const Mapping *map, Member **members, int n,
 			  "WHERE l.key = k.key AND l.run IS NOT NULL "
 			  "UNION ALL SELECT c.field, c.firestore_value "
 			  "FROM ekksync.conflict c WHERE c.key = k.key "
-			  "AND c.run IS NOT NULL AND c.firestore_value IS NOT NULL AND "
-			  "NOT (c.winner = 'none' "
+			  "AND c.run IS NOT NULL "
+			  "AND c.firestore_value IS NOT NULL AND NOT (c.winner = 'none' "
 			  "AND c.resolved_at IS NULL)) v(field, value)",
 			  1, types, &keys, NULL);
 	for (i = 0; i < SPI_processed; i++)

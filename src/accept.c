@@ -745,6 +745,7 @@ ekksync_apply(PG_FUNCTION_ARGS)
 		AllocSetContextCreate(a.cxt, "ekksync apply", ALLOCSET_DEFAULT_SIZES);
 	a.run.map = unconstify(Mapping *, a.map);
 	all = incoming_parse(a.map, PG_GETARG_JSONB_P(0), &n);
+	edit_check_deferred();
 	accept_all(&a, all, n);
 	for (i = 0; i < n; i++)
 		put_result(store, desc, &all[i]);

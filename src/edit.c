@@ -13,6 +13,7 @@
 #include "edit.h"
 #include "outbox.h"
 #include "rows.h"
+#include "scope.h"
 
 const Mapping *
 edit_mapping(void)
@@ -48,6 +49,16 @@ edit_require_role(const Mapping *map, const char *function)
 					 "function of that role that says SECURITY DEFINER and "
 					 "sets search_path.",
 					 role)));
+}
+
+void
+edit_check_deferred(void)
+{
+	SqlScope scope;
+
+	sql_enter_bare(&scope, GetOuterUserId());
+	SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
+	sql_leave(&scope);
 }
 
 /* As a Firestore Value of its own type, it is read as the field's codec does. */

@@ -18,6 +18,13 @@ extern const Mapping *edit_mapping(void);
 extern void edit_require_role(const Mapping *map, const char *function);
 
 /*
+ * What the caller's transaction has left to its commit is checked now, as the
+ * role that the commit would do it as, and is no member's fault.  From here on
+ * nothing is deferred: what a row refuses is known when it is written.
+ */
+extern void edit_check_deferred(void);
+
+/*
  * The canonical form of a JSON value, as it stands in a conflict or as a
  * document would have it, if the field can take it; palloc'd.  NULL with *err
  * (which may be NULL).

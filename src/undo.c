@@ -268,21 +268,6 @@ undo_member(const Undo *undo, UndoMember *um)
 		edit_write(undo->map, &um->member, fields, values, n);
 }
 
-/*
- * What the caller's transaction has left to its commit is checked now, as the
- * role that the commit would do it as, and is no member's fault.  From here on
- * nothing is deferred: what a row refuses is known when it is written.
- */
-static void
-check_deferred(void)
-{
-	SqlScope scope;
-
-	sql_enter_bare(&scope, GetOuterUserId());
-	SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0);
-	sql_leave(&scope);
-}
-
 /* The page that undo->page is, in a subtransaction. */
 static void
 undo_work(void *arg)
@@ -403,7 +388,7 @@ ekksync_undo(PG_FUNCTION_ARGS)
 	read_changes(&undo, PG_GETARG_INT64(0));
 	read_all_documents(&undo);
 	if (!undo.dry_run)
-		check_deferred();
+		edit_check_deferred();
 	if (!undo.dry_run && !sync_lock_xact())
 		run_in_progress();
 	for (done = 0; done < undo.n; done += UNDO_PAGE)

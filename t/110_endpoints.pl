@@ -250,6 +250,17 @@ run_ok('60 0 0 0', 'first push');
 		CREATE TRIGGER keep BEFORE UPDATE ON membership_comrade FOR EACH ROW EXECUTE FUNCTION keep()});
 	is_deeply([ apply(change($third, { 'profile.name' => 'X' })) ], ["$third error a trigger of the table did not let the value stay"], 'so is one that a trigger takes back');
 	$db->sql('DROP TRIGGER keep ON membership_comrade');
+
+	# What a constraint says that is deferred; the caller's own is his own.
+	$db->sql(<<'SQL');
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN IF NEW.name = 'Illt' THEN RAISE EXCEPTION 'ekki þennan'; END IF; RETURN NULL; END$$;
+CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON membership_comrade DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse();
+SQL
+	is_deeply([ apply(change($good, { 'profile.name' => 'Gott enn' }), change($bad, { 'profile.name' => 'Illt' })) ],
+		[ "$good success [name]", "$bad error ekki þennan" ], 'what would be refused at the commit is an error of its change');
+	refused("BEGIN; UPDATE membership_comrade SET name = 'Illt' WHERE ssn = '$third'; " . call([ change($good, { 'profile.name' => 'X' }) ]), 'P0001', 'ekki þennan',
+		'what the caller himself may not commit');
+	$db->sql('DROP TRIGGER refuse ON membership_comrade');
 	run_ok('3 0 0 0', 'the next run');
 	quiet('bad changes');
 }
@@ -382,15 +393,16 @@ refused(q{BEGIN READ ONLY; SELECT * FROM ekksync_apply('[]')}, '25006', 'ekksync
 	my $key = next_key();
 	$db->sql(<<'SQL');
 CREATE TABLE nicknames (comrade_id integer PRIMARY KEY, nickname text);
+CREATE TABLE elsewhere (comrade_id integer);
 INSERT INTO nicknames (comrade_id) SELECT id FROM membership_comrade;
 CREATE FUNCTION nick(integer) RETURNS text STABLE LANGUAGE sql AS 'SELECT nickname FROM public.nicknames WHERE comrade_id = $1';
 CREATE FUNCTION set_nick(integer, jsonb) RETURNS void LANGUAGE sql AS 'UPDATE public.nicknames SET nickname = $2 #>> ''{}'' WHERE comrade_id = $1';
-SELECT ekksync_map('nickname', 'profile.nickname', 'text', compute => 'nick(integer)', apply => 'set_nick(integer, jsonb)', depends => '{"public.nicknames": {"link": "comrade_id"}}');
+SELECT ekksync_map('nickname', 'profile.nickname', 'text', compute => 'nick(integer)', apply => 'set_nick(integer, jsonb)', depends => '{"public.elsewhere": {"link": "comrade_id"}}');
 SQL
 	$db->run;
 	is_deeply([ apply(change($key, { 'profile.nickname' => 'Gælunafn' })) ], ["$key success [nickname]"], 'a computed field that can be written');
 	run_ok('1 0 0 0', 'the run');
-	is(path($key, 'nickname'), 'Gælunafn', '... is sent');
+	is(path($key, 'nickname'), 'Gælunafn', '... is sent, though nobody watches where it is');
 	$db->sql(q{SELECT ekksync_unmap('nickname')});
 	$db->run;
 }
@@ -476,6 +488,25 @@ SQL
 	is(field($free, 'name') eq 'Hætt við' || $db->sql("SELECT count(*) FROM ekksync_history('$free') WHERE detail = 'ekksync_apply()'"), 0, 'what is rolled back leaves no trace');
 	$db->run;
 	quiet('others');
+
+	# While a run is at it: between reading, and before it writes to the row.
+	for my $step (qw(decided in_lock applied))
+	{
+		$key = next_key();
+		set_field($key, name => "Django $step");
+		$db->profile_edit($key, email => "$step\@a.is");
+		$db->stop_at($step);
+		$db->sql('SELECT ekksync_run(wait => false)');
+		ok($db->wait_stopped, "a run is at $step");
+		$caller->send(call([ change($key, { 'profile.name' => "Meðan $step", 'profile.facebook' => $step }) ]));
+		$db->wait_for(sub { $db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE pid = @{[ $caller->pid ]} AND (wait_event_type = 'Lock' OR state = 'idle')") });
+		$db->go_on;
+		like($caller->answer, qr/success/, '... a change is made meanwhile');
+		$db->wait_for(sub { $db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ekksync run'") == 0 });
+		$db->run;
+		is(join(' / ', map { sides($key, $_) } qw(name email facebook)), "Meðan $step | Meðan $step / $step\@a.is | $step\@a.is / $step | $step", '... and nothing is lost');
+		quiet("a change at $step");
+	}
 }
 
 # Many at once, with some that fail.

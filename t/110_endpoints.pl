@@ -509,6 +509,20 @@ SQL
 	}
 }
 
+# While runs are paused, or observe.
+{
+	my $key = next_key();
+	$db->sql(q{SELECT ekksync_pause('hlé')});
+	$db->admin_sql(q{ALTER DATABASE socialism SET ekksync.mode = 'observe'});
+	is_deeply([ apply(change($key, { 'profile.name' => 'Í hléi' })) ], ["$key success [name]"], 'paused and observing: changes are applied');
+	is($db->sql('SELECT count(*) FROM ekksync_changes()'), 1, '... and are pending');
+	is($db->sql('SELECT ekksync_mark_synced(ARRAY(SELECT id FROM ekksync_changes()))'), 1, '... and can be marked');
+	$db->admin_sql('ALTER DATABASE socialism RESET ekksync.mode');
+	$db->sql('SELECT ekksync_resume()');
+	run_ok('1 0 0 0', 'a run after that');
+	is(sides($key, 'name'), 'Í hléi | Í hléi', '... carries it over');
+}
+
 # Many at once, with some that fail.
 {
 	my @all = map { $_->{ssn} } $db->rows('SELECT ssn FROM membership_comrade ORDER BY random()');

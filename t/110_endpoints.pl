@@ -369,6 +369,30 @@ refused(q{BEGIN READ ONLY; SELECT * FROM ekksync_apply('[]')}, '25006', 'ekksync
 	quiet('that');
 }
 
+# Nor was one that Django wrote over before a run came.
+{
+	my $key = next_key();
+	apply(change($key, { 'profile.name' => 'Aldrei sent' }));
+	set_field($key, name => 'Django aftur');
+	$db->run;
+	is(path($key, 'name'), 'Django aftur', 'a value that no document ever had');
+	$db->profile_edit($key, name => 'Aldrei sent', document => 0);
+	run_ok('1 1 0 0', 'an entry with it');
+	is(sides($key, 'name'), 'Aldrei sent | Aldrei sent', '... is no echo');
+	quiet('that');
+}
+
+# A member that was never synced.
+{
+	my $new = '2010806019';
+	$db->sql("INSERT INTO membership_comrade (name, ssn, date_joined, reachable, groupable) VALUES ('Úr Django', '$new', now(), true, true)");
+	is_deeply([ apply(change($new, { 'profile.name' => 'Af síðunni', 'profile.email' => 'a@s.is' })) ], ["$new success [email,name]"], 'a member that was never synced');
+	is(conflicts($new), 'name: Úr Django | Af síðunni, firestore, later write', "... whose queued value is Django's edit");
+	$db->sql("DELETE FROM membership_contactinfo WHERE comrade_id = (SELECT id FROM membership_comrade WHERE ssn = '$new'); DELETE FROM membership_comrade WHERE ssn = '$new'");
+	$db->run;
+	quiet('that');
+}
+
 # Policies.
 {
 	my $key = next_key();

@@ -142,7 +142,8 @@ fill_input(const Accept *a, const Member *m, int f, const char *value,
 
 /*
  * A change that says it is older than what both sides agreed on comes late:
- * nobody's edit is written over by it.
+ * nobody's edit is written over by it.  Of the same time, Django's stays; of
+ * two changes of Firestore's side it is the one that is given later.
  */
 static bool
 is_late(const Incoming *in, const Member *m, int f, const char *value,
@@ -151,7 +152,9 @@ is_late(const Incoming *in, const Member *m, int f, const char *value,
 	const BaseValue *base = &m->base[f];
 
 	return in->entry.stamp != 0 && base->value != NULL &&
-		   stamp <= base->stamp && !same_value(value, base->value);
+		   (base->origin == ORIGIN_DJANGO ? stamp <= base->stamp
+										  : stamp < base->stamp) &&
+		   !same_value(value, base->value);
 }
 
 /* Decide one value; what wins is put into pulled[f]. */

@@ -342,6 +342,8 @@ refused(q{BEGIN READ ONLY; SELECT * FROM ekksync_apply('[]')}, '25006', 'ekksync
 	is_deeply([ apply(change($key, { 'profile.name' => 'Seinna' }, created_at => $late), change($key, { 'profile.name' => 'Fyrr' }, created_at => $early)) ],
 		[ "$key success [name]", "$key success [] name: superseded by a later change" ], '... by their own times, if they have some');
 	is(field($key, 'name') . conflicts($key), 'Seinna', '... and no conflict');
+	apply(map { change($key, { 'profile.name' => $_ }, created_at => $late) } 'Jafnt 1', 'Jafnt 2');
+	is(field($key, 'name') . conflicts($key), 'Jafnt 2', '... of one time, in order');
 	set_field($key, name => 'Django á milli');
 	apply(change($key, { 'profile.name' => 'Aftur Firestore' }));
 	is(conflicts($key), 'name: Django á milli | Aftur Firestore, firestore, later write', 'an edit of Django in between is one');

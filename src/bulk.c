@@ -64,7 +64,8 @@ count_all(const Mapping *map)
 
 /*
  * Of a backfill each document is read once, and once more by its name where
- * all are scanned; of a repair all are read, and again those that differ.
+ * all are scanned; of a repair all are read, and again those that differ.  The
+ * guard may want to look at all that are worked on before the first one is.
  */
 static void
 estimate(void *arg)
@@ -85,6 +86,8 @@ estimate(void *arg)
 		e->members = store_backlog_count(e->begun);
 	PopActiveSnapshot();
 	e->reads = e->members;
+	if (e->members > EKKSYNC_MEMBER_PAGE && !e->options->force)
+		e->reads += e->members;
 	if (!e->options->backfill || e->options->pull)
 		e->reads += all;
 	e->writes = e->options->push ? e->members : 0;
@@ -117,10 +120,11 @@ announce(const ApiCall *call, const char *function)
 
 /*
  * The run's record with its price, and the plan of a dry run.  What a dry run
- * has read the real one reads too, and it writes who is in the plan.
+ * has read the real one reads too, perhaps twice for the guard, and it writes
+ * who is in the plan.
  */
 static void
-return_bulk(FunctionCallInfo fcinfo, int64 run_id)
+return_bulk(FunctionCallInfo fcinfo, int64 run_id, bool force)
 {
 	TupleDesc desc;
 	Tuplestorestate *store = srf_begin(fcinfo, &desc);
@@ -131,15 +135,20 @@ return_bulk(FunctionCallInfo fcinfo, int64 run_id)
 		psprintf("SELECT 0::int8 AS id, r.id AS run, status, to_firestore, "
 				 "to_django, conflicts, to_firestore_failed + "
 				 "to_django_failed, coalesce(finished_at, clock_timestamp()) "
-				 "- started_at, error, docs_read, w.n, round((docs_read * "
-				 "%.17g::numeric + w.n * %.17g::numeric + docs_deleted * "
+				 "- started_at, error, w.reads, w.writes, round((w.reads * "
+				 "%.17g::numeric + w.writes * %.17g::numeric + docs_deleted * "
 				 "%.17g::numeric) / 100000, 6), NULL::text, NULL::text, "
 				 "NULL::text, NULL::jsonb, NULL::jsonb, NULL::text "
-				 "FROM ekksync.run r, LATERAL (SELECT CASE WHEN dry_run "
-				 "THEN to_firestore ELSE docs_written END) w(n) "
-				 "WHERE r.id = $1",
+				 "FROM ekksync.run r, LATERAL (SELECT coalesce("
+				 "max((p->>'done')::int8), 0) FROM jsonb_array_elements("
+				 "r.phases) p WHERE p->>'phase' = 'members') m(n), "
+				 "LATERAL (SELECT CASE WHEN dry_run AND NOT %s AND m.n > %d "
+				 "THEN docs_read + m.n ELSE docs_read END, "
+				 "CASE WHEN dry_run THEN to_firestore ELSE docs_written END) "
+				 "w(reads, writes) WHERE r.id = $1",
 				 settings.price_reads, settings.price_writes,
-				 settings.price_deletes),
+				 settings.price_deletes, force ? "true" : "false",
+				 EKKSYNC_MEMBER_PAGE),
 		run_id);
 	api_put_rows(store, desc,
 				 "SELECT id, run, 'planned', NULL::int, NULL::int, NULL::int, "
@@ -161,7 +170,7 @@ run_bulk(FunctionCallInfo fcinfo, ApiCall *call, const char *name)
 	if (!call->options.dry_run)
 		announce(call, function);
 	api_run_alone(function, call);
-	return_bulk(fcinfo, call->run_id);
+	return_bulk(fcinfo, call->run_id, call->options.force);
 }
 
 /*

@@ -23,6 +23,11 @@
 /* What ekksync.on_remote_delete lets stand. */
 #define ACCEPTED "it was deleted in Firestore, and stays so"
 
+/* What it let stand, and does no longer. */
+#define RECLAIMED                                                             \
+	"it was deleted in Firestore, and stayed so: the next full scan ends "    \
+	"that"
+
 /* Documents read at a time. */
 #define DIFF_PAGE 2000
 
@@ -204,6 +209,12 @@ why_field(const Run *run, const Member *m, int f, const char *firestore,
 		*detail = ACCEPTED;
 		return "held";
 	}
+	if (f == run->map->nfields - 1 && base != NULL &&
+		m->base[f].origin == ORIGIN_FIRESTORE && same_text(base, m->remote[f]))
+	{
+		*detail = RECLAIMED;
+		return "pending";
+	}
 	*detail = base == NULL ? "the sides never agreed on a value"
 			  : same_text(base, m->remote[f])
 				  ? "changed in PostgreSQL, and no queue row says so"
@@ -260,6 +271,11 @@ compare_whole(const Run *run, const Member *m, const char *what, List **rows)
 	{
 		why = "held";
 		detail = ACCEPTED;
+	}
+	if (detail == NULL && m->away != 0)
+	{
+		why = "pending";
+		detail = RECLAIMED;
 	}
 	if (detail == NULL)
 	{

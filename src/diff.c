@@ -158,8 +158,13 @@ held_conflict(const Member *m, const char *field, const char *django,
 static char *
 reason_to_look(const Member *m)
 {
+	char *change = pending_row(m, -1);
 	ListCell *lc;
 
+	if (change == NULL)
+		change = pending_entry(m, -1);
+	if (change != NULL)
+		return change; /* of other fields: but it is the member's turn */
 	if (m->first_contact)
 		return "first contact: the member was never synced";
 	foreach (lc, m->notes)

@@ -115,7 +115,8 @@ stamp_is_told(const Member *m, int f)
 	{
 		const PendingRow *row = lfirst(lc);
 
-		if (row->fields == NULL || bms_is_member(f, row->fields))
+		if (row->fields == NULL || bms_is_member(f, row->fields) ||
+			strcmp(row->action, "create") == 0)
 			return true;
 	}
 	foreach (lc, m->entries)

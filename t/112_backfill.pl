@@ -292,7 +292,16 @@ ok($db->wait_for(sub { $db->admin_sql("SELECT count(*) FROM pg_stat_activity WHE
 $other->sql('COMMIT');
 is($caller->answer, 'success', '... and goes on when it is free');
 
-# Detached, nothing of it is left; nor of a person who is erased.
+# With another project all is a first contact, and no list is gone on with.
+$db->admin_sql("INSERT INTO ekksync.backlog SELECT max(id), '$key[0]' FROM ekksync.run WHERE mode = 'backfill' AND NOT dry_run");
+like(backfill('dry_run => true')->{docs_read}, qr/^[2-9]$/, 'a list that is left');
+my $project = $db->project;
+$db->use_project("$project-b");
+is(backfill()->{status}, 'failed', 'with another project it pauses');
+$db->sql('SELECT ekksync_resume()');
+is_run(backfill(), "success $n 0 0 0", '... and, accepted, works on all');
+
+# Detached, nothing of it is left.
 $db->admin_sql("INSERT INTO ekksync.backlog SELECT 1, key FROM ekksync.member LIMIT 5");
 $db->rows('SELECT * FROM ekksync_detach()');
 is(backlog(), 0, 'a detach forgets the list');

@@ -289,6 +289,22 @@ like($guarded->{message}, qr/^the run would blank values of \d+ of \d+ members$/
 is(repair("'django'")->{status}, 'success', "Django's side is another matter");
 is_deeply(found(), {}, '... and mends it');
 
+# Who was deleted, and entered again without what he had: the row that says so
+# does not name it.
+my $again = $key[30];
+my $member = $db->row("SELECT ssn, name, date_joined FROM membership_comrade WHERE ssn = '$again'");
+$db->sql("UPDATE membership_contactinfo SET email = 'atti\@example.is' WHERE comrade_id = (SELECT id FROM membership_comrade WHERE ssn = '$again')");
+$db->run;
+$db->delete_member($again);
+$db->run;
+$db->sql("INSERT INTO membership_comrade (ssn, name, date_joined, reachable, groupable) VALUES ('$again', 'Aftur', '$member->{date_joined}', true, true)");
+my %why = map { ($_ => 1) } values %{ found()->{$again} };
+is_deeply([ sort keys %why ], ['pending'], 'who is entered again is pending in all fields');
+ok(found()->{$again}{email}, '... also in what he had and has no more');
+is(repair("'firestore'")->{status}, 'success', '... which a repair');
+is_deeply(field($again, 'email'), [ undef, undef ], '... does not bring back');
+is_deeply(found(), {}, '... and all is in step');
+
 # ------------------------------------------------- after runs of each kind
 
 my $round = 0;

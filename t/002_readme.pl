@@ -54,7 +54,7 @@ for my $statement (@statements)
 	my $project = $db->project;
 	$statement =~ s/'my-project'/'$project'/;
 	my ($status, undef, $error) = $admin ? $db->admin_err($statement) : $db->sql_err($statement);
-	is("$status $error" =~ s/^(\d+) (?:(?:NOTICE|WARNING|DETAIL): .*\n?)*$/$1/r, '0', $name);
+	is("$status $error" =~ s/^(\d+) (?:(?:psql:\S+ )?(?:NOTICE|WARNING|DETAIL): .*\n?)*$/$1/r, '0', $name);
 	$db->wait_for(\&no_run) or BAIL_OUT('a run does not end');
 }
 is($db->admin_sql("SELECT string_agg(status, ' ') FROM ekksync.run WHERE status <> 'success'"),

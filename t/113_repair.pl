@@ -291,7 +291,7 @@ is_deeply(found(), {}, '... and mends it');
 
 # Who was deleted, and entered again without what he had: the row that says so
 # does not name it.
-my $again = $key[30];
+my $again = $key[25];
 my $member = $db->row("SELECT ssn, name, date_joined FROM membership_comrade WHERE ssn = '$again'");
 $db->sql("UPDATE membership_contactinfo SET email = 'atti\@example.is' WHERE comrade_id = (SELECT id FROM membership_comrade WHERE ssn = '$again')");
 $db->run;

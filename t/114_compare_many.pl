@@ -2,7 +2,7 @@
 # ekksync_repair() over many members that all differ need no more memory than
 # over few, neither in the worker nor in the session that asks.
 #
-# EKKSYNC_MANY says how many members (default 8,000).  The worker's memory is
+# EKKSYNC_MANY says how many members (default 5,000).  The worker's memory is
 # what its record has (peak_memory_kb, see t/030_bulk.pl); the session's is the
 # largest resident memory of its process (VmHWM), of which shared buffers, 16 MB
 # at most, are a part.
@@ -15,9 +15,9 @@ use Session;
 
 use constant {
 	FEW          => 1_000,
-	MANY         => $ENV{EKKSYNC_MANY} // 8_000,
+	MANY         => $ENV{EKKSYNC_MANY} // 5_000,
 	WORKER_SLACK => 8 * 1024,		# kB
-	CALLER_SLACK => 24 * 1024,
+	CALLER_SLACK => 12 * 1024,
 };
 
 my $db = EkkSync->new(members => FEW, conf => <<'CONF');

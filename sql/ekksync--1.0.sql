@@ -161,7 +161,7 @@ CREATE TABLE ekksync.run (
 	status text NOT NULL DEFAULT 'running' CHECK (status OPERATOR(pg_catalog.=) ANY (ARRAY['running', 'success', 'failed', 'stopped', 'interrupted'])),
 	direction text NOT NULL,
 	dry_run boolean NOT NULL DEFAULT false,
-	mode text NOT NULL DEFAULT 'sync' CHECK (mode OPERATOR(pg_catalog.=) ANY (ARRAY['sync', 'observe', 'diff', 'cleanup'])),
+	mode text NOT NULL DEFAULT 'sync' CHECK (mode OPERATOR(pg_catalog.=) ANY (ARRAY['sync', 'observe', 'backfill', 'repair', 'diff', 'cleanup'])),
 	partial boolean NOT NULL DEFAULT false,
 	scan text NOT NULL,
 	started_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
@@ -282,7 +282,15 @@ CREATE TABLE ekksync.diff (
 	detail text,
 	PRIMARY KEY (run, id)
 );
-COMMENT ON TABLE ekksync.diff IS 'what the last ekksync_diff() found';
+COMMENT ON TABLE ekksync.diff IS 'what the last ekksync_diff() or ekksync_repair() found';
+
+CREATE TABLE ekksync.backlog (
+	run bigint NOT NULL,
+	key text COLLATE "C" NOT NULL,
+	PRIMARY KEY (run, key)
+);
+CREATE INDEX backlog_shuffled ON ekksync.backlog (run, pg_catalog.hashtextextended(key, 0), key);
+COMMENT ON TABLE ekksync.backlog IS 'members that a backfill or a repair is still to work on, in the order of a hash: a call that goes on takes up what is left';
 
 SELECT pg_catalog.pg_extension_config_dump('ekksync.state', '');
 SELECT pg_catalog.pg_extension_config_dump('ekksync.mapping', '');
@@ -374,6 +382,38 @@ CREATE FUNCTION ekksync_run(
 	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_run';
 COMMENT ON FUNCTION ekksync_run(text, boolean, boolean, text[], boolean) IS
 'one run by a worker: its figures; for a dry run also one row for each value that it would write';
+
+CREATE FUNCTION ekksync_backfill(
+	direction text DEFAULT 'to_firestore',
+	dry_run boolean DEFAULT false,
+	force boolean DEFAULT false,
+	OUT run bigint, OUT status text,
+	OUT to_firestore integer, OUT to_django integer,
+	OUT conflicts integer, OUT failed integer,
+	OUT duration interval, OUT message text,
+	OUT docs_read bigint, OUT docs_written bigint, OUT price numeric,
+	OUT member text, OUT side text, OUT field text,
+	OUT old_value jsonb, OUT new_value jsonb, OUT note text)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_backfill';
+COMMENT ON FUNCTION ekksync_backfill(text, boolean, boolean) IS
+'all members again, to Firestore or from it, by a worker; goes on where an earlier call was ended; says the price first';
+
+CREATE FUNCTION ekksync_repair(
+	take text,
+	dry_run boolean DEFAULT false,
+	force boolean DEFAULT false,
+	OUT run bigint, OUT status text,
+	OUT to_firestore integer, OUT to_django integer,
+	OUT conflicts integer, OUT failed integer,
+	OUT duration interval, OUT message text,
+	OUT docs_read bigint, OUT docs_written bigint, OUT price numeric,
+	OUT member text, OUT side text, OUT field text,
+	OUT old_value jsonb, OUT new_value jsonb, OUT note text)
+	RETURNS SETOF record
+	LANGUAGE C AS 'MODULE_PATHNAME', 'ekksync_repair';
+COMMENT ON FUNCTION ekksync_repair(text, boolean, boolean) IS
+'mend what ekksync_diff() would show: as a run does, and by the chosen side''s value where nobody has said what is to be';
 
 CREATE FUNCTION ekksync_cleanup(
 	days integer DEFAULT NULL,
@@ -666,6 +706,8 @@ REVOKE ALL ON FUNCTION
 	ekksync_map(text, text, text, regclass, text, text, text, text, jsonb, regprocedure, regprocedure, jsonb),
 	ekksync_unmap(text),
 	ekksync_run(text, boolean, boolean, text[], boolean),
+	ekksync_backfill(text, boolean, boolean),
+	ekksync_repair(text, boolean, boolean),
 	ekksync_cleanup(integer),
 	ekksync_forget(text),
 	ekksync_pause(text),

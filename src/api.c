@@ -17,6 +17,7 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
+#include "api.h"
 #include "launcher.h"
 #include "scope.h"
 #include "sqlvalue.h"
@@ -25,8 +26,9 @@
 #include "sync.h"
 #include "worker.h"
 
-#define RUN_COLUMNS 14
-#define DIFF_COLUMNS 6
+/* Rows of a result that are read at a time. */
+#define RESULT_PAGE 1000
+
 #define CLEANUP_DAYS_MAX 36500
 
 PG_FUNCTION_INFO_V1(ekksync_run);
@@ -37,11 +39,12 @@ PG_FUNCTION_INFO_V1(ekksync_resume);
 
 /* ---- arguments ---- */
 
-static void
-get_direction(FunctionCallInfo fcinfo, RunOptions *options)
+void
+api_direction(FunctionCallInfo fcinfo, const char *if_null,
+			  RunOptions *options)
 {
-	char *direction =
-		PG_ARGISNULL(0) ? "both" : text_to_cstring(PG_GETARG_TEXT_PP(0));
+	const char *direction =
+		PG_ARGISNULL(0) ? if_null : text_to_cstring(PG_GETARG_TEXT_PP(0));
 
 	options->push = strcmp(direction, "to_django") != 0;
 	options->pull = strcmp(direction, "to_firestore") != 0;
@@ -83,14 +86,14 @@ get_only(FunctionCallInfo fcinfo, RunOptions *options)
 	}
 }
 
-static bool
-get_flag(FunctionCallInfo fcinfo, int arg, bool if_null)
+bool
+api_flag(FunctionCallInfo fcinfo, int arg, bool if_null)
 {
 	return PG_ARGISNULL(arg) ? if_null : PG_GETARG_BOOL(arg);
 }
 
-static void
-check_may_run(const char *function, bool wait)
+void
+api_check_may_run(const char *function, bool wait)
 {
 	if (RecoveryInProgress())
 		ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
@@ -110,8 +113,8 @@ check_may_run(const char *function, bool wait)
  * Call work(arg), and keep none of the locks that it takes: who waits for a
  * run would hold up DROP EXTENSION with them, and that everybody else.
  */
-static void
-look(void (*work)(void *arg), void *arg)
+void
+api_look(void (*work)(void *arg), void *arg)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -126,6 +129,43 @@ look(void (*work)(void *arg), void *arg)
 
 /* ---- results ---- */
 
+/* The first row of a page's query gives its place: the rest is the result. */
+void
+api_put_rows(Tuplestorestate *store, TupleDesc desc, const char *query,
+			 int64 run_id)
+{
+	char *paged = psprintf("SELECT * FROM (%s) q WHERE id > $2 "
+						   "ORDER BY id LIMIT $3",
+						   query);
+	Oid types[] = {INT8OID, INT8OID, INT8OID};
+	Datum args[] = {Int64GetDatum(run_id), Int64GetDatum(-1),
+					Int64GetDatum(RESULT_PAGE)};
+	int64 last = -1;
+	Datum *values = palloc(sizeof(Datum) * (desc->natts + 1));
+	bool *isnull = palloc(sizeof(bool) * (desc->natts + 1));
+	SqlScope scope;
+	uint64 n;
+	uint64 i;
+
+	sql_enter(&scope, ekksync_owner_oid());
+	do
+	{
+		sql_run(paged, lengthof(types), types, args, NULL, true, 0);
+		n = SPI_processed;
+		for (i = 0; i < n; i++)
+		{
+			heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
+							  values, isnull);
+			tuplestore_putvalues(store, desc, values + 1, isnull + 1);
+			last = DatumGetInt64(values[0]);
+		}
+		args[1] = Int64GetDatum(last);
+		SPI_freetuptable(SPI_tuptable);
+		CHECK_FOR_INTERRUPTS();
+	} while (n == RESULT_PAGE);
+	sql_leave(&scope);
+}
+
 /*
  * Put the run's record, and the plan of a dry run, into the result.  Read
  * with a new snapshot: the run ended after this statement began.
@@ -133,56 +173,33 @@ look(void (*work)(void *arg), void *arg)
 static void
 return_run(FunctionCallInfo fcinfo, int64 run_id, const char *message)
 {
-	static const char *const queries[] =
-		{"SELECT id, status, to_firestore, to_django, conflicts, "
-		 "to_firestore_failed + to_django_failed, "
-		 "coalesce(finished_at, clock_timestamp()) - started_at, "
-		 "coalesce(error, $2), NULL::text, NULL::text, NULL::text, "
-		 "NULL::jsonb, NULL::jsonb, NULL::text FROM ekksync.run WHERE id = $1",
-		 "SELECT run, 'planned', NULL::int, NULL::int, NULL::int, NULL::int, "
-		 "NULL::interval, NULL::text, key, side, field, old_value, new_value, "
-		 "note FROM ekksync.plan WHERE run = $1 ORDER BY id"};
-	Oid types[] = {INT8OID, TEXTOID};
-	Datum args[] = {Int64GetDatum(run_id), sql_text(message)};
-	char nulls[] = {' ', message ? ' ' : 'n', '\0'};
 	TupleDesc desc;
 	Tuplestorestate *store = srf_begin(fcinfo, &desc);
-	SqlScope scope;
-	uint64 i;
-	int q;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	sql_enter(&scope, ekksync_owner_oid());
-	for (q = 0; q < 2; q++)
-	{
-		sql_run(queries[q], 2, types, args, nulls, true, 0);
-		for (i = 0; i < SPI_processed; i++)
-		{
-			Datum values[RUN_COLUMNS];
-			bool isnull[RUN_COLUMNS];
-
-			heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc,
-							  values, isnull);
-			tuplestore_putvalues(store, desc, values, isnull);
-		}
-	}
-	sql_leave(&scope);
+	api_put_rows(
+		store, desc,
+		psprintf("SELECT 0::int8 AS id, id AS run, status, to_firestore, "
+				 "to_django, conflicts, to_firestore_failed + "
+				 "to_django_failed, coalesce(finished_at, clock_timestamp()) "
+				 "- started_at, coalesce(error, %s), NULL::text, NULL::text, "
+				 "NULL::text, NULL::jsonb, NULL::jsonb, NULL::text "
+				 "FROM ekksync.run WHERE id = $1",
+				 message ? quote_literal_cstr(message) : "NULL"),
+		run_id);
+	api_put_rows(store, desc,
+				 "SELECT id, run, 'planned', NULL::int, NULL::int, NULL::int, "
+				 "NULL::int, NULL::interval, NULL::text, key, side, field, "
+				 "old_value, new_value, note FROM ekksync.plan WHERE run = $1",
+				 run_id);
 	PopActiveSnapshot();
 }
-
-/* What a call asks for, and what it finds. */
-typedef struct Call
-{
-	RunOptions options;
-	Oid owner; /* of the member table */
-	int64 run_id;
-} Call;
 
 /* Whom the worker is to be; an error if no run can be had. */
 static void
 find_owner(void *arg)
 {
-	Call *call = arg;
+	ApiCall *call = arg;
 	const Mapping *map = mapping_get();
 
 	if (map == NULL || map->problem != NULL)
@@ -190,26 +207,35 @@ find_owner(void *arg)
 	call->owner = map->owner;
 }
 
-/*
- * Another run is in progress: only a plain call can take that one instead, if
- * it is what the call would have started.
- */
+/* Another run is in progress, and cannot take the place of this one. */
+static void
+busy(void *arg)
+{
+	const RunOptions *options = &((ApiCall *) arg)->options;
+	bool plain = !options->dry_run && !options->force && options->nonly < 0 &&
+				 !options->backfill && options->take == CHOICE_NONE;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("run " INT64_FORMAT " is in progress",
+					((ApiCall *) arg)->run_id),
+			 plain ? errdetail("It is a dry run, goes in another "
+							   "direction, or is for some members only.")
+				   : 0,
+			 errhint("Try again when it is over: see ekksync_runs.")));
+}
+
+/* Only a plain call can join, if that run is what it would have started. */
 static void
 join_run(void *arg)
 {
-	const RunOptions *options = &((Call *) arg)->options;
-	int64 run_id = ((Call *) arg)->run_id;
-	bool plain = !options->dry_run && !options->force && options->nonly < 0;
+	const RunOptions *options = &((ApiCall *) arg)->options;
 
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (!plain || !store_run_is_plain(run_id, sync_direction(options)))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_IN_USE),
-				 errmsg("run " INT64_FORMAT " is in progress", run_id),
-				 plain ? errdetail("It is a dry run, goes in another "
-								   "direction, or is for some members only.")
-					   : 0,
-				 errhint("Try again when it is over: see ekksync_runs.")));
+	if (options->dry_run || options->force || options->nonly >= 0 ||
+		!store_run_is_plain(((ApiCall *) arg)->run_id,
+							sync_direction(options)))
+		busy(arg);
 	PopActiveSnapshot();
 }
 
@@ -243,19 +269,17 @@ throw_died(void)
 Datum
 ekksync_run(PG_FUNCTION_ARGS)
 {
-	bool wait = get_flag(fcinfo, 2, true);
+	bool wait = api_flag(fcinfo, 2, true);
 	const char *message = NULL;
 	WorkerOutcome outcome;
-	Call call;
+	ApiCall call = {{0}, InvalidOid, 0};
 
-	get_direction(fcinfo, &call.options);
-	call.options.dry_run = get_flag(fcinfo, 1, false);
-	call.options.diff = call.options.cleanup = false;
-	call.options.scheduled = 0;
+	api_direction(fcinfo, "both", &call.options);
+	call.options.dry_run = api_flag(fcinfo, 1, false);
 	get_only(fcinfo, &call.options);
-	call.options.force = get_flag(fcinfo, 4, false);
-	check_may_run("ekksync_run()", wait);
-	look(find_owner, &call);
+	call.options.force = api_flag(fcinfo, 4, false);
+	api_check_may_run("ekksync_run()", wait);
+	api_look(find_owner, &call);
 	outcome = worker_start(call.owner, &call.options, wait, &call.run_id);
 	while (outcome == WORKER_BUSY && call.run_id == 0)
 	{
@@ -270,7 +294,7 @@ ekksync_run(PG_FUNCTION_ARGS)
 		case WORKER_ENDED:
 			break;
 		case WORKER_BUSY:
-			look(join_run, &call);
+			api_look(join_run, &call);
 			if (wait)
 				sync_wait();
 			message = "joined a run that was in progress";
@@ -318,54 +342,46 @@ check_done(int64 run_id, const char *what)
 static void
 return_diff(FunctionCallInfo fcinfo, int64 run_id)
 {
-	Oid types[] = {INT8OID};
-	Datum args[] = {Int64GetDatum(run_id)};
 	TupleDesc desc;
 	Tuplestorestate *store = srf_begin(fcinfo, &desc);
-	SqlScope scope;
-	uint64 i;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	check_done(run_id, "compare the two sides");
-	sql_enter(&scope, ekksync_owner_oid());
-	sql_run("SELECT key, field, django_value, firestore_value, why, detail "
-			"FROM ekksync.diff WHERE run = $1 ORDER BY id",
-			1, types, args, NULL, true, 0);
-	for (i = 0; i < SPI_processed; i++)
-	{
-		Datum values[DIFF_COLUMNS];
-		bool isnull[DIFF_COLUMNS];
-
-		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values,
-						  isnull);
-		tuplestore_putvalues(store, desc, values, isnull);
-	}
-	sql_leave(&scope);
+	api_put_rows(store, desc,
+				 "SELECT id, key, field, django_value, firestore_value, why, "
+				 "detail FROM ekksync.diff WHERE run = $1",
+				 run_id);
 	PopActiveSnapshot();
 }
 
-/* A run that is no exchange, from its begin to its end. */
-static void
-run_aside(const char *function, Call *call)
+void
+api_run_alone(const char *function, ApiCall *call)
 {
 	WorkerOutcome outcome;
 
-	call->options.push = call->options.pull = true;
-	call->options.dry_run = true;
 	call->options.nonly = -1;
-	check_may_run(function, true);
-	look(find_owner, call);
+	api_check_may_run(function, true);
+	api_look(find_owner, call);
 	do
 	{
 		outcome =
 			worker_start(call->owner, &call->options, true, &call->run_id);
 		if (outcome == WORKER_BUSY && call->run_id != 0)
-			look(join_run, call); /* throws */
+			api_look(busy, call);
 		if (outcome == WORKER_BUSY)
 			await_turn(true);
 	} while (outcome == WORKER_BUSY);
 	if (outcome == WORKER_DIED)
 		throw_died();
+}
+
+/* A run that is no exchange. */
+static void
+run_aside(const char *function, ApiCall *call)
+{
+	call->options.push = call->options.pull = true;
+	call->options.dry_run = true;
+	api_run_alone(function, call);
 }
 
 /*
@@ -374,7 +390,7 @@ run_aside(const char *function, Call *call)
 Datum
 ekksync_diff(PG_FUNCTION_ARGS)
 {
-	Call call = {{0}, InvalidOid, 0};
+	ApiCall call = {{0}, InvalidOid, 0};
 
 	call.options.diff = true;
 	run_aside("ekksync_diff()", &call);
@@ -420,7 +436,7 @@ return_cleaned(FunctionCallInfo fcinfo, int64 run_id)
 Datum
 ekksync_cleanup(PG_FUNCTION_ARGS)
 {
-	Call call = {{0}, InvalidOid, 0};
+	ApiCall call = {{0}, InvalidOid, 0};
 
 	call.options.cleanup = true;
 	call.options.cleanup_days = PG_ARGISNULL(0) ? -1 : PG_GETARG_INT32(0);

@@ -487,6 +487,7 @@ delete_state(void)
 	sql_run("DELETE FROM ekksync.inbox", 0, NULL, NULL, NULL, false, 0);
 	sql_run("DELETE FROM ekksync.plan", 0, NULL, NULL, NULL, false, 0);
 	sql_run("DELETE FROM ekksync.diff", 0, NULL, NULL, NULL, false, 0);
+	sql_run("DELETE FROM ekksync.backlog", 0, NULL, NULL, NULL, false, 0);
 	sql_run("DELETE FROM ekksync.touched", 0, NULL, NULL, NULL, false, 0);
 	sql_run("DELETE FROM ekksync.state", 0, NULL, NULL, NULL, false, 0);
 	sql_leave(&scope);

@@ -174,7 +174,11 @@ decide_field(const Run *run, Member *m, int f)
 	if (is_old_write(run, m, f))
 		beat_old_write(m, f);
 	else
+	{
+		/* what rows and entries tell is decided as in any run */
+		in->choice = stamp_is_told(m, f) ? CHOICE_NONE : run->opt.take;
 		m->result[f] = merge_field(in);
+	}
 	if (m->result[f].action == MERGE_PULL && m->refused != NULL &&
 		m->refused[f] != NULL)
 	{

@@ -23,6 +23,11 @@
 /* What ekksync.on_remote_delete lets stand. */
 #define ACCEPTED "it was deleted in Firestore, and stays so"
 
+/* What it let stand, and does no longer. */
+#define RECLAIMED                                                             \
+	"it was deleted in Firestore, and stayed so: the next full scan ends "    \
+	"that"
+
 /* Documents read at a time. */
 #define DIFF_PAGE 2000
 
@@ -153,8 +158,13 @@ held_conflict(const Member *m, const char *field, const char *django,
 static char *
 reason_to_look(const Member *m)
 {
+	char *change = pending_row(m, -1);
 	ListCell *lc;
 
+	if (change == NULL)
+		change = pending_entry(m, -1);
+	if (change != NULL)
+		return change; /* of other fields: but it is the member's turn */
 	if (m->first_contact)
 		return "first contact: the member was never synced";
 	foreach (lc, m->notes)
@@ -203,6 +213,12 @@ why_field(const Run *run, const Member *m, int f, const char *firestore,
 	{
 		*detail = ACCEPTED;
 		return "held";
+	}
+	if (f == run->map->nfields - 1 && base != NULL &&
+		m->base[f].origin == ORIGIN_FIRESTORE && same_text(base, m->remote[f]))
+	{
+		*detail = RECLAIMED;
+		return "pending";
 	}
 	*detail = base == NULL ? "the sides never agreed on a value"
 			  : same_text(base, m->remote[f])
@@ -260,6 +276,11 @@ compare_whole(const Run *run, const Member *m, const char *what, List **rows)
 	{
 		why = "held";
 		detail = ACCEPTED;
+	}
+	if (detail == NULL && m->away != 0)
+	{
+		why = "pending";
+		detail = RECLAIMED;
 	}
 	if (detail == NULL)
 	{

@@ -180,6 +180,7 @@ erase_here(const Forget *forget)
 	erase_from(forget, NULL, "DELETE FROM ekksync.touched WHERE key = $1");
 	erase_from(forget, NULL, "DELETE FROM ekksync.plan WHERE key = $1");
 	erase_from(forget, NULL, "DELETE FROM ekksync.diff WHERE key = $1");
+	erase_from(forget, NULL, "DELETE FROM ekksync.backlog WHERE key = $1");
 	erase_from(forget, NULL,
 			   "UPDATE ekksync.run SET error = replace(error, $1, $2) "
 			   "WHERE strpos(error, $1) > 0");

@@ -15,6 +15,7 @@
 #include "run.h"
 #include "settings.h"
 #include "store.h"
+#include "sync.h"
 
 /* What the message says of each kind. */
 static const char *const deeds[] = {
@@ -101,7 +102,8 @@ may_lose(const Run *run, const Member *m)
 	int f;
 
 	if ((m->known && !m->first_contact) || m->nrows == 0 ||
-		strcmp(run->map->initial, "django") != 0)
+		strcmp(run->map->initial, "django") != 0 ||
+		run->opt.take != CHOICE_NONE)
 		return true;
 	foreach (lc, m->pending)
 		if (strcmp(((PendingRow *) lfirst(lc))->action, "create") != 0)
@@ -113,6 +115,17 @@ may_lose(const Run *run, const Member *m)
 }
 
 /* ---- counting ---- */
+
+/* How a run like this one is called. */
+static const char *
+call_of(const Run *run)
+{
+	return run->opt.backfill
+			   ? psprintf("ekksync_backfill('%s', ", sync_direction(&run->opt))
+		   : run->opt.take == CHOICE_DJANGO	   ? "ekksync_repair('django', "
+		   : run->opt.take == CHOICE_FIRESTORE ? "ekksync_repair('firestore', "
+											   : "ekksync_run(";
+}
 
 /* End the run if these are too many of the members. */
 static void
@@ -148,8 +161,9 @@ check(Run *run, const int64 *losses)
 					run->members),
 			 errdetail("ekksync.max_delete_percent is %d.",
 					   settings.max_delete_percent),
-			 errhint("ekksync_run(dry_run => true) shows them; if they are "
-					 "right, use ekksync_run(force => true).")));
+			 errhint("%sdry_run => true) shows them; if they are right, use "
+					 "%sforce => true).",
+					 call_of(run), call_of(run))));
 }
 
 /* Is the member to be worked on again, so that it is counted then? */

@@ -146,6 +146,10 @@ first_contact(const MergeInput *in)
 	if (same(in->local, "null") && !is_exact(in->local_stamp))
 		return decided(in, MERGE_PULL); /* never had one, nobody cleared it */
 
+	if (in->choice == CHOICE_DJANGO)
+		return contested(in, MERGE_PUSH, RULE_FIRST_CONTACT);
+	if (in->choice == CHOICE_FIRESTORE)
+		return contested(in, MERGE_PULL, RULE_FIRST_CONTACT);
 	switch (in->first)
 	{
 		case FIRST_FIRESTORE:
@@ -170,6 +174,25 @@ unreadable(const MergeInput *in, bool local_changed)
 	if (in->push_only || local_changed)
 		return contested(in, MERGE_PUSH, RULE_INVALID);
 	return contested(in, MERGE_HOLD, RULE_INVALID);
+}
+
+/*
+ * A person has chosen a side.  The other one's value is a loser unless it is
+ * the base: that is no edit.
+ */
+static MergeResult
+chosen(const MergeInput *in)
+{
+	bool push = in->push_only || in->choice == CHOICE_DJANGO;
+	const char *loser = push ? in->remote : in->local;
+	MergeDecision action = push ? MERGE_PUSH : MERGE_PULL;
+	MergeResult res;
+
+	if (loser != NULL && in->base != NULL && same(loser, in->base))
+		return decided(in, action);
+	res = contested(in, action, RULE_REPAIR);
+	res.potential = false;
+	return res;
 }
 
 /* Both sides have changed the field, to different values. */
@@ -203,6 +226,8 @@ merge_field(const MergeInput *in)
 	bool remote_changed;
 
 	local_changed = in->base == NULL || !same(in->local, in->base);
+	if (in->remote == NULL && in->choice == CHOICE_DJANGO)
+		return chosen(in);
 	if (in->remote == NULL)
 		return unreadable(in, local_changed && (in->base != NULL ||
 												is_exact(in->local_stamp)));
@@ -214,6 +239,8 @@ merge_field(const MergeInput *in)
 	}
 	if (in->base == NULL)
 		return first_contact(in);
+	if (in->choice != CHOICE_NONE)
+		return chosen(in);
 
 	remote_changed = !same(in->remote, in->base);
 	if (!remote_changed)
@@ -264,6 +291,8 @@ merge_rule_name(MergeRule rule)
 			return "value does not fit";
 		case RULE_CLOCK:
 			return "clock skew";
+		case RULE_REPAIR:
+			return "repair";
 	}
 	return "none";
 }

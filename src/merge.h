@@ -45,6 +45,14 @@ typedef enum MergeFirst
 	FIRST_NEWEST
 } MergeFirst;
 
+/* A side that a person has chosen, whoever changed what. */
+typedef enum MergeChoice
+{
+	CHOICE_NONE,
+	CHOICE_DJANGO,
+	CHOICE_FIRESTORE
+} MergeChoice;
+
 typedef struct MergeInput
 {
 	const char *base;	 /* NULL: the two sides never agreed */
@@ -56,6 +64,7 @@ typedef struct MergeInput
 	bool push_only;
 	MergePolicy policy;
 	MergeFirst first;
+	MergeChoice choice;
 	MergeTime window; /* conflict window */
 	bool clock_wrong; /* the two sides' times cannot be compared */
 } MergeInput;
@@ -81,7 +90,8 @@ typedef enum MergeRule
 	RULE_FIRST_CONTACT, /* the policy of the first contact decided */
 	RULE_DELETED,		/* the member was deleted in Firestore, later */
 	RULE_INVALID,		/* the document's value does not fit the field */
-	RULE_CLOCK			/* time would decide, and a clock is wrong */
+	RULE_CLOCK,			/* time would decide, and a clock is wrong */
+	RULE_REPAIR			/* a person has chosen the side */
 } MergeRule;
 
 typedef struct MergeResult

@@ -171,7 +171,8 @@ put_present(Metrics *m, const Health *h)
 static void
 put_runs(Metrics *m)
 {
-	static const char *const modes[] = {"sync", "observe", "dry_run", "diff",
+	static const char *const modes[] = {"sync",		"observe", "dry_run",
+										"backfill", "repair",  "diff",
 										"cleanup"};
 	static const char *const outcomes[] = {"success", "failed", "stopped",
 										   "interrupted"};

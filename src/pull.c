@@ -230,6 +230,7 @@ static bool
 is_full_scan_due(const Run *run)
 {
 	return run->scan_after != NULL || settings.scan == SCAN_FULL ||
+		   run->opt.backfill ||
 		   (settings.full_scan_interval > 0 &&
 			run->started_at - run->last_full >=
 				settings.full_scan_interval * USECS_PER_DAY);

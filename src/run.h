@@ -25,6 +25,9 @@ typedef struct RunOptions
 	bool dry_run;
 	bool diff;		  /* a dry run that says where the sides differ */
 	bool force;		  /* let the mass guard pass */
+	bool backfill;	  /* work on all members, whatever is known of them */
+	MergeChoice take; /* repair: work on those that differ, and take this
+					   * side where nobody has said what is to be */
 	bool cleanup;	  /* a dry run that cleans up our side, and no more */
 	int cleanup_days; /* for rows of the queue, -1: as set */
 	int nonly;		  /* only these members, -1: all */
@@ -125,6 +128,8 @@ typedef struct Run
 	bool scan_left;			/* it goes on in the next run */
 	int64 cleaned[CLEAN_KINDS];
 	char *clean_error; /* why something could not be cleaned up */
+	int64 backlog;	   /* in ekksync.backlog are its members, under this
+						* number; 0: it works on those that are due */
 	int64 stuck;	   /* members that could not be recorded */
 	char *stuck_error; /* why the last of them */
 } Run;
@@ -498,6 +503,9 @@ extern char *clean_json(const Run *run);
 extern MergeStamp stamp_local(const Run *run, const Member *m, int f);
 extern MergeStamp stamp_remote(const Run *run, const Member *m, int f);
 
+/* Does a row of the queue or an entry tell of a change of the field? */
+extern bool stamp_is_told(const Member *m, int f);
+
 /* ---- decide.c ---- */
 extern void decide_remote(Run *run, Member *m);
 extern void decide_member(Run *run, Member *m);
@@ -520,6 +528,22 @@ extern void report_field_errors(Run *run, Member *m);
 
 /* ---- push.c ---- */
 extern void push_batch(Run *run, Batch *batch);
+
+/* ---- backfill.c ---- */
+/* Is the run one of ekksync_backfill(), or of ekksync_repair()? */
+extern bool backfill_is_asked(const RunOptions *opt);
+
+/*
+ * List the members that such a run is to work on, or go on with those that
+ * are left of the last backfill.  In no transaction.
+ */
+extern void backfill_list(Run *run);
+
+/* The members up to this key, in the order of the list, are done. */
+extern void backfill_done(Run *run, const char *key);
+
+/* All of them are: nothing is left. */
+extern void backfill_end(Run *run);
 
 /* ---- plan.c ---- */
 extern void plan_batch(Run *run, Batch *batch);

@@ -17,6 +17,7 @@
 #include "settings.h"
 #include "sqlvalue.h"
 #include "store.h"
+#include "sync.h"
 
 /* ---- attachment ---- */
 
@@ -142,6 +143,7 @@ store_forget_base(void)
 				   "first_contact = true, due = true",
 				   0, NULL, NULL, NULL);
 	store_sql_only("DELETE FROM ekksync.stranger", 0, NULL, NULL, NULL);
+	store_sql_only("DELETE FROM ekksync.backlog", 0, NULL, NULL, NULL);
 	store_sql_only(
 		"UPDATE ekksync.state SET last_scan = NULL, "
 		"last_full_scan = NULL, scan_after = NULL, scan_since = NULL",
@@ -279,7 +281,7 @@ notify_end(const Run *run, const RunEnd *end)
 									 : run->figures.to_firestore_failed +
 										   run->figures.to_django_failed;
 
-	if (run->opt.dry_run && (run->opt.diff || settings.mode != MODE_OBSERVE))
+	if (run->opt.dry_run && strcmp(sync_mode(&run->opt), "observe") != 0)
 		return;
 	if (!success || changes > 0)
 		notify_failure(run->id, end->status, end->sqlstate,
@@ -301,7 +303,8 @@ add_to_totals(const int64 *ids, int n)
 		return;
 	store_sql_only(
 		"INSERT INTO ekksync.total AS t SELECT "
-		"CASE WHEN dry_run AND mode = 'sync' THEN 'dry_run' ELSE mode END, "
+		"CASE WHEN dry_run AND mode IN ('sync', 'backfill', 'repair') "
+		"THEN 'dry_run' ELSE mode END, "
 		"status, count(*), sum(extract(epoch FROM finished_at - started_at)), "
 		"sum(CASE WHEN dry_run THEN 0 ELSE to_firestore END), "
 		"sum(CASE WHEN dry_run THEN 0 ELSE to_django END), "
@@ -369,7 +372,8 @@ store_run_start(Run *run, const char *direction, const char *mode,
 				   TEXTOID, INT4OID, TIMESTAMPTZOID};
 	Datum values[] = {sql_text(direction),
 					  BoolGetDatum(run->opt.dry_run),
-					  BoolGetDatum(run->opt.nonly >= 0),
+					  BoolGetDatum(run->opt.nonly >= 0 ||
+								   backfill_is_asked(&run->opt)),
 					  sql_text(scan),
 					  sql_text(mode),
 					  Int32GetDatum(MyProcPid),

@@ -104,3 +104,24 @@ stamp_remote(const Run *run, const Member *m, int f)
 	}
 	return stamp;
 }
+
+bool
+stamp_is_told(const Member *m, int f)
+{
+	ListCell *lc;
+	ListCell *lc2;
+
+	foreach (lc, m->pending)
+	{
+		const PendingRow *row = lfirst(lc);
+
+		if (row->fields == NULL || bms_is_member(f, row->fields) ||
+			strcmp(row->action, "create") == 0)
+			return true;
+	}
+	foreach (lc, m->entries)
+		foreach (lc2, ((Entry *) lfirst(lc))->parsed)
+			if (((EntryChange *) lfirst(lc2))->field == f)
+				return true;
+	return false;
+}

@@ -569,4 +569,11 @@ store_scan_page(char **keys, TimestampTz *times, int n, bool full,
 					   "AND NOT EXISTS (SELECT FROM unnest($1, $2) u(key, t) "
 					   "WHERE u.key = m.key)",
 					   5, types, values, nulls);
+	if (full && restore)
+		store_sql_only("UPDATE ekksync.member m SET due = true "
+					   "FROM unnest($1, $2) u(key, t) WHERE m.key = u.key "
+					   "AND NOT m.due AND m.tombstone IS NULL "
+					   "AND m.base->'" MAPPING_STATUS "'->>'o' = 'f' "
+					   "AND m.base->'" MAPPING_STATUS "'->>'v' = 'inactive'",
+					   2, types, values, NULL);
 }

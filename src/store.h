@@ -283,6 +283,34 @@ typedef struct DiffRow
 extern void store_diff_reset(void);
 extern void store_diff(Run *run, DiffRow *rows, int n);
 
+/* the backlog (backlog.c): members that are listed under the number of a run */
+/* Forget lists that nobody goes on with. */
+extern void store_backlog_tidy(void);
+
+/*
+ * Number of the last backfill in this direction of whose list some are left, 0
+ * if there is none.
+ */
+extern int64 store_backlog_open(const char *direction);
+
+/*
+ * List all members that are known, and with strangers all documents of
+ * strangers that could be inserted; or those of whom the run's comparison
+ * shows something; or these keys.
+ */
+extern void store_backlog_members(int64 run, bool strangers);
+extern void store_backlog_differing(int64 run, bool strangers);
+extern void store_backlog_add(int64 run, List *keys);
+
+/* Up to limit keys behind a key (NULL: from the start), in the list's order. */
+extern List *store_backlog_keys(int64 run, const char *after, int limit,
+								MemoryContext cxt);
+extern int64 store_backlog_count(int64 run);
+
+/* Strike out the keys up to this one; all of them. */
+extern void store_backlog_done(int64 run, const char *key);
+extern void store_backlog_end(int64 run);
+
 /* Fill members' held: the conflicts that nobody has resolved. */
 extern void store_read_held(Member **members, int n, MemoryContext cxt);
 

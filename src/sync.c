@@ -17,7 +17,6 @@
 #include "access/xlog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -32,68 +31,6 @@
 #include "steps.h"
 #include "store.h"
 #include "sync.h"
-
-/* ---- the run lock ---- */
-
-/*
- * A session lock of our own on the table ekksync.run: no user's lock can
- * meet it, DROP EXTENSION does not wait for it, and an aborted transaction
- * keeps it.
- */
-static void
-run_lock_tag(LOCKTAG *tag)
-{
-	SET_LOCKTAG_ADVISORY(*tag, MyDatabaseId, ekksync_table_oid("run"), 0, 3);
-}
-
-bool
-sync_lock(void)
-{
-	LOCKTAG tag;
-
-	run_lock_tag(&tag);
-	return LockAcquire(&tag, ExclusiveLock, true, true) !=
-		   LOCKACQUIRE_NOT_AVAIL;
-}
-
-void
-sync_unlock(void)
-{
-	LockReleaseSession(USER_LOCKMETHOD);
-}
-
-bool
-sync_lock_xact(void)
-{
-	LOCKTAG tag;
-
-	(void) GetTopTransactionId();
-	run_lock_tag(&tag);
-	return LockAcquire(&tag, RowExclusiveLock, false, true) !=
-		   LOCKACQUIRE_NOT_AVAIL;
-}
-
-bool
-sync_is_running(void)
-{
-	LOCKTAG tag;
-
-	run_lock_tag(&tag);
-	if (LockAcquire(&tag, RowShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
-		return true;
-	(void) LockRelease(&tag, RowShareLock, false);
-	return false;
-}
-
-void
-sync_wait(void)
-{
-	LOCKTAG tag;
-
-	run_lock_tag(&tag);
-	(void) LockAcquire(&tag, ShareLock, false, false);
-	(void) LockRelease(&tag, ShareLock, false);
-}
 
 /* ---- helpers ---- */
 
@@ -342,6 +279,13 @@ next_keys(Run *run, const char *after)
 	List *keys = NIL;
 	int i;
 
+	if (run->backlog != 0)
+	{
+		tx_begin();
+		keys = store_backlog_keys(run->backlog, after, limit, cxt);
+		tx_commit();
+		return keys;
+	}
 	if (run->opt.nonly >= 0)
 	{
 		for (i = 0; i < run->opt.nonly; i++)
@@ -437,7 +381,8 @@ survey(Run *run)
 	return readable;
 }
 
-static void
+/* False where not even one of them could be worked on. */
+static bool
 run_members(Run *run)
 {
 	int64 n = count_members(run);
@@ -448,7 +393,7 @@ run_members(Run *run)
 	{
 		enter_phase(run, "survey", n);
 		if (!survey(run))
-			return;
+			return false;
 	}
 	enter_phase(run, "members", n);
 	while ((keys = next_batch(run, &after)) != NIL)
@@ -456,8 +401,29 @@ run_members(Run *run)
 		int size = list_length(keys);
 
 		batch_run(run, keys);
+		backfill_done(run, after);
 		run_progress(run, size);
 	}
+	return true;
+}
+
+/*
+ * Find out which members there is something to do about: by a comparison of
+ * all, or by the scan.  Returns whether that was scanned to the end.
+ */
+static bool
+look_around(Run *run)
+{
+	if (run->opt.diff || run->opt.take != CHOICE_NONE)
+	{
+		enter_phase(run, "compare", -1);
+		diff_members(run);
+		return false;
+	}
+	if (!run->opt.pull)
+		return false;
+	enter_phase(run, "scan", -1);
+	return pull_scan(run);
 }
 
 static void
@@ -475,21 +441,21 @@ run_phases(Run *run)
 	fence_raise(run);
 	enter_phase(run, "stage", -1);
 	pull_entries(run, true);
+	scanned = look_around(run);
 	if (run->opt.diff)
 	{
-		enter_phase(run, "compare", -1);
-		diff_members(run);
 		tx_begin();
 		store_unstage();
 		tx_commit();
 		return;
 	}
-	if (run->opt.pull)
+	if (backfill_is_asked(&run->opt))
 	{
-		enter_phase(run, "scan", -1);
-		scanned = pull_scan(run);
+		enter_phase(run, "list", -1);
+		backfill_list(run);
 	}
-	run_members(run);
+	if (run_members(run))
+		backfill_end(run);
 	at_step(members);
 	if (run->opt.dry_run)
 	{
@@ -508,7 +474,8 @@ run_phases(Run *run)
 			store_scanned(run->scan_since, run->full_scan);
 		tx_commit();
 	}
-	if (!run->opt.dry_run && run->opt.nonly < 0)
+	if (!run->opt.dry_run && run->opt.nonly < 0 &&
+		!backfill_is_asked(&run->opt))
 	{
 		enter_phase(run, "clean", -1);
 		clean_up(run);
@@ -530,6 +497,8 @@ sync_mode(const RunOptions *opt)
 {
 	return opt->diff					   ? "diff"
 		   : opt->cleanup				   ? "cleanup"
+		   : opt->backfill				   ? "backfill"
+		   : opt->take != CHOICE_NONE	   ? "repair"
 		   : settings.mode == MODE_OBSERVE ? "observe"
 										   : "sync";
 }
@@ -550,9 +519,9 @@ start_run(Run *run)
 	run->scan_since = state.scan_since;
 	store_run_start(run, sync_direction(&run->opt), sync_mode(&run->opt),
 					settings_scan_name(settings.scan));
-	if (run->opt.diff)
+	if (run->opt.diff || run->opt.take != CHOICE_NONE)
 		store_diff_reset();
-	else if (run->opt.dry_run && !run->opt.cleanup)
+	if (run->opt.dry_run && !run->opt.diff && !run->opt.cleanup)
 		store_plan_reset();
 	MemoryContextSwitchTo(run->cxt);
 	make_mask(run);

@@ -60,6 +60,8 @@ typedef struct SharedRun
 	bool dry_run;
 	bool diff;
 	bool force;
+	bool backfill;
+	MergeChoice take;
 	bool cleanup;
 	int cleanup_days;
 	int64 run_id;
@@ -119,6 +121,8 @@ copy_options(const SharedRun *shared, RunOptions *options)
 	options->dry_run = shared->dry_run;
 	options->diff = shared->diff;
 	options->force = shared->force;
+	options->backfill = shared->backfill;
+	options->take = shared->take;
 	options->cleanup = shared->cleanup;
 	options->cleanup_days = shared->cleanup_days;
 	options->scheduled = 0;
@@ -323,6 +327,8 @@ share_options(Oid role, const RunOptions *options)
 	shared->dry_run = options->dry_run;
 	shared->diff = options->diff;
 	shared->force = options->force;
+	shared->backfill = options->backfill;
+	shared->take = options->take;
 	shared->cleanup = options->cleanup;
 	shared->cleanup_days = options->cleanup_days;
 	shared->nonly = options->nonly;

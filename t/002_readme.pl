@@ -54,7 +54,7 @@ for my $statement (@statements)
 	my $project = $db->project;
 	$statement =~ s/'my-project'/'$project'/;
 	my ($status, undef, $error) = $admin ? $db->admin_err($statement) : $db->sql_err($statement);
-	is("$status $error" =~ s/^(\d+) (?:(?:NOTICE|WARNING): .*\n?)*$/$1/r, '0', $name);
+	is("$status $error" =~ s/^(\d+) (?:(?:psql:\S+ )?(?:NOTICE|WARNING|DETAIL): .*\n?)*$/$1/r, '0', $name);
 	$db->wait_for(\&no_run) or BAIL_OUT('a run does not end');
 }
 is($db->admin_sql("SELECT string_agg(status, ' ') FROM ekksync.run WHERE status <> 'success'"),
@@ -180,7 +180,7 @@ for my $statement (@operations)
 	$statement =~ s/'my-project'/'$project'/;
 	next if $statement =~ /^CREATE EXTENSION/;
 	my ($status, undef, $error) = $db->admin_err($statement);
-	is("$status $error" =~ s/^(\d+) (?:(?:psql:\S+ )?(?:NOTICE|WARNING): .*\n?)*$/$1/r, '0', "operations: $name");
+	is("$status $error" =~ s/^(\d+) (?:(?:psql:\S+ )?(?:NOTICE|WARNING|DETAIL): .*\n?)*$/$1/r, '0', "operations: $name");
 	$db->wait_for(\&no_run) or BAIL_OUT('a run does not end');
 }
 

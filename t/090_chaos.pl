@@ -57,6 +57,7 @@ unless ($ENV{EKKSYNC_HISTORY})
 {
 	cmp_ok($count->{ops}, '>=', $ops, "$count->{ops} operations");
 	cmp_ok($count->{faults}, '>=', $faults, "$count->{faults} faults");
+	cmp_ok($count->{comparisons}, '>=', 2, "$count->{comparisons} comparisons");
 }
 for my $n (sort { $a <=> $b } keys %INVARIANT)
 {

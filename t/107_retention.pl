@@ -331,6 +331,7 @@ sub everything
 	$db->sql("INSERT INTO $queue (ssn, action, fields_changed, created_at, sync_status) VALUES ('9999999999', 'delete', '{\"ssn\": \"$key\"}', now(), 'failed')");
 	$db->admin_sql("INSERT INTO ekksync.plan (run, key, side) VALUES (1, '$key', 'django')");
 	$db->admin_sql("INSERT INTO ekksync.diff (run, key, why) VALUES (1, '$key', 'gleymd')");
+	$db->admin_sql("INSERT INTO ekksync.backlog (run, key) VALUES (1, '$key')");
 	$db->admin_sql("INSERT INTO ekksync.stranger (key, doc_time, problem) VALUES ('$key', now(), 'x')");
 	$db->admin_sql("UPDATE ekksync.run SET error = 'member $key' WHERE id = 1 OR id = (SELECT max(id) FROM ekksync.run)");
 	$db->queue_entry(docId => $key, changes => { 'profile.name' => 'Gleymd Enn' });

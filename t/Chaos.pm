@@ -221,6 +221,18 @@ SQL
 	return;
 }
 
+# What ekksync_diff() finds that it should not: nothing that is unexplained, nor,
+# when all is done, anything that the next run would do.
+sub compare
+{
+	my ($self, $when, @why) = @_;
+	$self->{proxy}->start;
+	push @{ $self->{differ} }, map { { %$_, when => $when } } $self->{db}->rows('SELECT member, field, why, detail FROM ekksync_diff() '
+		  . 'WHERE why IN (' . join(', ', map { "'$_'" } 'unexplained', @why) . ')');
+	$self->{count}{comparisons}++;
+	return;
+}
+
 # Somebody clears entries away that are done, as an admin does it: the emulator
 # looks through all there are at each query.
 sub clear_entries
@@ -289,6 +301,7 @@ sub epoch
 	$self->{count}{faults} += $self->struck + ($pid && $epoch->{kill} ? 1 : 0) - ($held ? 1 : 0);
 	$self->take_journal;
 	$self->sample;
+	$self->compare("after epoch $number") if $number % 3 == 2;
 	return;
 }
 
@@ -398,6 +411,7 @@ sub settle
 		push @{ $self->{last_runs} }, { record => $record, counts => $self->{proxy}->counts };
 		$self->sample;
 	}
+	$self->compare('in the end', 'pending');
 	return;
 }
 
@@ -476,7 +490,7 @@ sub trace
 		queued  => { %{ $self->{queued} }, map { ($_ => $queued->{$_}{sync_status}) } keys %$queued },
 		tombstones => [ sort keys %{ $self->{tombstones} } ],
 		(map { ($_ => $state->{$_} // []) } qw(queue inbox conflicts runs members)),
-		(map { ($_ => $self->{$_} // []) } qw(fences sent removed went_back errors slowest last_runs count))
+		(map { ($_ => $self->{$_} // []) } qw(fences sent removed went_back differ errors slowest last_runs count))
 	};
 }
 

@@ -45,9 +45,10 @@ show(const MergeInput *in, const MergeResult *res)
 	show_side("remote", in->remote, in->remote_stamp);
 	fprintf(stderr,
 			"# base %s, missing %d, push_only %d, policy %d, first %d,"
-			" window %lld, clock_wrong %d\n",
+			" choice %d, window %lld, clock_wrong %d\n",
 			in->base ? in->base : "none", in->remote_missing, in->push_only,
-			in->policy, in->first, (long long) in->window, in->clock_wrong);
+			in->policy, in->first, in->choice, (long long) in->window,
+			in->clock_wrong);
 	fprintf(stderr, "# got: %s, conflict %d, rule \"%s\", potential %d\n",
 			actions[res->action], res->conflict, merge_rule_name(res->rule),
 			res->potential);
@@ -94,6 +95,7 @@ typedef struct Case
 #define WRONG_CLOCK .clock_wrong = true
 #define ONE_WAY .push_only = true
 #define POLICY(p) .policy = MERGE_##p
+#define CHOSEN(c) .choice = CHOICE_##c
 
 /* Expected: no conflict; a conflict; one within the window. */
 #define FINE(action) MERGE_##action, RULE_NONE, false
@@ -240,6 +242,38 @@ static const Case cases[] = {
 	{"unreadable, first edit", FIRST(DJANGO, "a", NULL, DOC_LATER),
 	 FAR(PUSH, INVALID)},
 	{"one way, no base", FIRST(NONE, "a", NULL, ONE_WAY), FAR(PUSH, INVALID)},
+
+	/* a person has chosen the side */
+	{"django, only row", HELD("a", "b", "a", CHOSEN(DJANGO)), FINE(PUSH)},
+	{"django, only document", HELD("a", "a", "b", CHOSEN(DJANGO)),
+	 FAR(PUSH, REPAIR)},
+	{"django, both", BOTH(AT(1), AT(2), CHOSEN(DJANGO)), FAR(PUSH, REPAIR)},
+	{"django, equal", HELD("a", "b", "b", CHOSEN(DJANGO)), FINE(AGREE)},
+	{"django, manual", BOTH(AT(1), AT(2), POLICY(MANUAL), CHOSEN(DJANGO)),
+	 FAR(PUSH, REPAIR)},
+	{"django, unreadable", HELD("a", "a", NULL, CHOSEN(DJANGO)),
+	 FAR(PUSH, REPAIR)},
+	{"django, unreadable, first",
+	 FIRST(FIRESTORE, "a", NULL, NO_EDIT, CHOSEN(DJANGO)), FAR(PUSH, REPAIR)},
+	{"django, first", FIRST(FIRESTORE, "a", "b", CHOSEN(DJANGO)), ROW_FIRST},
+	{"django, first, row null",
+	 FIRST(FIRESTORE, "null", "b", NO_EDIT, CHOSEN(DJANGO)), FINE(PULL)},
+	{"firestore, only row", HELD("a", "b", "a", CHOSEN(FIRESTORE)),
+	 FAR(PULL, REPAIR)},
+	{"firestore, only document", HELD("a", "a", "b", CHOSEN(FIRESTORE)),
+	 FINE(PULL)},
+	{"firestore, both", BOTH(AT(2), AT(1), CHOSEN(FIRESTORE)),
+	 FAR(PULL, REPAIR)},
+	{"firestore, wrong clock",
+	 BOTH(AT(2), AT(1), WRONG_CLOCK, CHOSEN(FIRESTORE)), FAR(PULL, REPAIR)},
+	{"firestore, one way", HELD("a", "a", "b", ONE_WAY, CHOSEN(FIRESTORE)),
+	 FAR(PUSH, REPAIR)},
+	{"firestore, unreadable", HELD("a", "a", NULL, CHOSEN(FIRESTORE)),
+	 FAR(HOLD, INVALID)},
+	{"firestore, first", FIRST(DJANGO, "a", "b", CHOSEN(FIRESTORE)),
+	 DOC_FIRST},
+	{"firestore, first, absent",
+	 FIRST(DJANGO, "a", "null", ABSENT, CHOSEN(FIRESTORE)), FINE(PUSH)},
 };
 
 static void
@@ -295,6 +329,7 @@ nth_input(int n, MergeInput *in)
 	in->first = (MergeFirst) take(&n, 4);
 	in->window = take(&n, 3);
 	in->clock_wrong = take(&n, 2);
+	in->choice = CHOICE_NONE;
 	return n == 0;
 }
 
@@ -575,6 +610,37 @@ law_clock(const MergeInput *in, const MergeResult *res)
 	return res->rule != RULE_CLOCK && same_result(&a, res);
 }
 
+/*
+ * Where a side is chosen it is the one, whatever the times and policies say,
+ * unless it may not, cannot or has nothing to give; and no value is lost.
+ */
+static bool
+law_choice(const MergeInput *in, const MergeResult *res)
+{
+	MergeChoice choice;
+
+	if (res->rule == RULE_REPAIR)
+		return false;
+	for (choice = CHOICE_DJANGO; choice <= CHOICE_FIRESTORE; choice++)
+	{
+		MergeInput other = *in;
+		MergeResult got;
+		bool django = choice == CHOICE_DJANGO || in->push_only;
+
+		other.choice = choice;
+		got = merge_field(&other);
+		if (!law_function(&other, &got) || !law_settled(&other, &got) ||
+			!law_nothing_lost(&other, &got) || got.potential ||
+			(got.action == MERGE_HOLD && (django || in->remote != NULL)))
+			return false;
+		if (in->base != NULL && in->remote != NULL &&
+			!same(in->local, in->remote) &&
+			got.action != (django ? MERGE_PUSH : MERGE_PULL))
+			return false;
+	}
+	return true;
+}
+
 typedef bool (*Law)(const MergeInput *in, const MergeResult *res);
 
 static void
@@ -661,6 +727,7 @@ main(void)
 	test_law("no pull of what may not or cannot be taken", law_allowed);
 	test_law("what has no say changes nothing", law_no_say);
 	test_law("a wrong clock holds what times decide, only that", law_clock);
+	test_law("a chosen side is the one, and nothing is lost", law_choice);
 	test_order();
 	report(same(merge_rule_name(RULE_ONE_WAY), "not writable from Firestore"),
 		   "names", "one way");

@@ -32,6 +32,12 @@ need default-jre-headless command -v java
 need python3 /usr/bin/python3 -c 'import zoneinfo'
 need tzdata test -e /usr/share/zoneinfo/Africa/Casablanca
 
+# The portal's pages: Firebase's SDK in Node and in a browser.
+need nodejs command -v node
+need npm command -v npm
+need chromium command -v chromium
+need chromium-driver command -v chromedriver
+
 # PostgreSQL: the release of the pg_config at hand, or else Debian's.
 major=$("$PG_CONFIG" --version 2>/dev/null | sed 's/^[^0-9]*\([0-9]*\).*/\1/' || true)
 need "postgresql-${major:-N}" test -x "$("$PG_CONFIG" --bindir 2>/dev/null || true)/postgres"

@@ -686,6 +686,15 @@ sub wipe
 	return;
 }
 
+# Security rules of this project, for clients that are not trusted.
+sub set_rules
+{
+	my ($self, $rules) = @_;
+	$self->_call(PUT => "/emulator/v1/projects/$self->{project}:securityRules",
+		{ rules => { files => [ { name => 'security.rules', content => $rules } ] } });
+	return;
+}
+
 # --------------------------------------------------------------- the other side
 
 # Fields of a sync_queue document; all can be overridden.

@@ -30,7 +30,7 @@ my @statements = statements($readme);
 cmp_ok(scalar @statements, '>=', 25, 'the README shows statements');
 for my $statement (@statements)
 {
-	run_statement($db, $statement, admin => $statement =~ /^(?:CREATE EXTENSION|ALTER DATABASE)\b/);
+	run_statement($db, $statement, admin => scalar($statement =~ /^(?:CREATE EXTENSION|ALTER DATABASE)\b/));
 }
 is($db->admin_sql("SELECT string_agg(status, ' ') FROM ekksync.run WHERE status <> 'success'"),
 	'', 'all runs of the README succeeded');

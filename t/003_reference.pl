@@ -114,7 +114,8 @@ for my $function (@calls)
 	my %default = map { ($_->[0] =~ s/"//gr => $_->[2] // 'none') } @{ $function->{arguments} };
 	while ($table =~ /^\| (.*?) \| (.*?) \|/mg)
 	{
-		my ($names, $said) = ($1, $2 =~ s/`//gr);
+		my ($names, $said) = ($1, $2);
+		$said =~ s/`//g;
 		is($default{$_} // 'no such argument', $said, "$function->{name}: default of $_") for $names =~ /`(\w+)`/g;
 	}
 }

@@ -14,7 +14,7 @@ use EkkSync;
 use Portal;
 
 my $db = EkkSync->new(members => 40);
-$db->set_rules(<<'RULES');
+my $rules = <<'RULES';
 rules_version = '2';
 service cloud.firestore {
   match /databases/{database}/documents {
@@ -25,6 +25,7 @@ service cloud.firestore {
   }
 }
 RULES
+$db->set_rules($rules);
 
 # ------------------------------------------------------------------- helpers
 
@@ -179,6 +180,17 @@ my $portal = Portal->new($db);
 		'a member without a document cannot be saved');
 	is($db->count_docs('sync_queue'), $entries, '... and neither leaves an entry');
 	run_ok('0 0 0 0', 'quiet after what was refused');
+}
+
+# The page's first write alone: the second one is refused, or never sent.
+{
+	my $member = next_member();
+	$db->set_rules($rules =~ s/allow read, create/allow read/r);
+	is(eval { $portal->call(saveField => $member, 'name', 'Án færslu'); 'no error' } // $@ =~ s/:.*//sr, 'permission-denied', 'an entry that is refused');
+	$db->set_rules($rules);
+	is(path($member, 'name'), 'Án færslu', '... comes after the document was written');
+	run_ok('0 1 0 0', 'a document without an entry');
+	is(field($member, 'name'), 'Án færslu', '... which arrives by its updated_at');
 }
 
 # An entry alone, of a program that writes no document, with the server's time.

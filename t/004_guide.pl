@@ -86,4 +86,9 @@ like((said('SELECT run, scheduled'))[0], qr/^\d+\|2031-03-04 03:30:00\+00\|succe
 like((said('SELECT health, reason, pending'))[0], qr/^ok\|.*\|0\|0\|$/, '... and all is well');
 is(scalar @blocks, 0, 'that was all of the guide');
 
+# What it installs.
+my ($wanted) = document('README.md') =~ /^apt-get install (.*)$/m;
+my ($installed) = $guide =~ /^apt-get install ((?:.*\\\n)*.*)$/m;
+is(join(' ', grep { $installed !~ /(?<!\S)\Q$_\E(?!\S)/ } split ' ', $wanted), '', 'the guide installs what the README wants');
+
 done_testing();

@@ -145,6 +145,7 @@ for my $night (1 .. 2)
 	save(4 + $night, "Nótt $night", "nott$night\@felagi.example");
 	$db->profile_edit($key{ 6 + $night }, 'name', "Vefur $night");
 	old_function();
+	$db->queue_entry(docId => $key{20}, changes => { 'profile.nickname' => 'Lalli' });
 	$before = world();
 	my $run = $db->run;
 	is("$run->{status} $run->{to_firestore} $run->{to_django}", 'success 2 0', "night $night: the run succeeds");
@@ -155,9 +156,10 @@ cmp_ok($db->sql("SELECT count(*) FROM membership_observequeue"), '>', 0, 'the tr
 my ($runs, $plan) = follow('Look on');
 like($runs, qr/^2\|\|success\|2\|0\|/, 'the runs are on record');
 is_deeply([ sort map { join ' ', (split /\|/)[ 0, 1, 2 ] } split /\n/, $plan ],
-	[ sort "$key{1} firestore name", "$key{1} firestore email", "$key{2} firestore name" ],
-	'the plan is what the old function has missed')
+	[ sort "$key{1} firestore name", "$key{1} firestore email", "$key{2} firestore name", "$key{20} none " ],
+	'the plan is what the old function has missed, and what is not mapped')
   or diag($plan);
+like($plan, qr{entry fails: profile.nickname: unknown path}, '... and says so');
 
 # ----------------------------------------------------------------- the change
 

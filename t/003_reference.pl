@@ -144,17 +144,21 @@ UNION ALL SELECT 'ekksync.' || c.relname || '.' || attname FROM pg_attribute JOI
 	WHERE relnamespace = 'ekksync'::regnamespace
 SQL
 
+# ... and in Django: modules, models, permissions
+my $django = join ' ', map { m{(\w+)\.py$}, document(s{^\Q$top\E/}{}r) } glob "$top/django/ekksync/*.py";
+
 my @documents = ('README.md', map { s{^\Q$top\E/}{}r } glob "$top/docs/*.md");
 my %text = map { $_ => document($_) } @documents;
 my %anchors = map { my $file = $_; $file => { map { $_ => 1 } anchors($text{$file}) } } @documents;
 for my $file (@documents)
 {
-	my $code = join "\n", $text{$file} =~ /^```\w*\n(.*?)^```$/msg;
+	my $code = '';
+	while ($text{$file} =~ /^```(\w*)\n(.*?)^```$/msg) { $code .= $2 if $1 ne 'python'; }
 	$code .= join "\n", $text{$file} =~ s/^```.*?^```$//msgr =~ /`([^`]+)`/g;
 	my %unknown;
 	$exists{$1} or $unknown{$1} = 1 while $code =~ /(?<![\w.\/])(ekksync_\w+)/g;
 	$setting{$1} || $object{$1} or $unknown{$1} = 1 while $code =~ /(?<![\w\/.-])(ekksync\.[a-z]\w*(?:\.\w+)?)/g;
-	delete @unknown{ grep { /\.(?:c|so|control|clock)$/ } keys %unknown };	# files
+	delete @unknown{ grep { /\.(?:c|so|control|clock)$/ || /\.(\w+)$/ && $django =~ /\b$1\b/ } keys %unknown };	# files, and Django's
 	is(join(' ', sort keys %unknown), '', "$file names only what there is");
 
 	my @broken;

@@ -161,6 +161,9 @@ fi
 step "mutants fit the sources" perl "$top/dev/mutants.pl" --check || true
 step "formatted as .clang-format says" \
 	clang-format --dry-run -Werror "$top"/src/*.[ch] "$top"/t/*.c || true
+if wanted t/130_page.pl; then
+	step "install the Firebase SDK" "$top/dev/page.sh" || true
+fi
 
 choose_server_user
 step "start the emulator" emulator_start "$state" || finish

@@ -9,7 +9,7 @@ members=${MEMBERS:-2200}
 state=$dev/demo
 
 emulator_jar >/dev/null
-"$top/dev/deps.sh"
+"$top/dev/deps.sh" playground
 build
 state_claim "$state"
 trap 'state_remove "$state"' EXIT

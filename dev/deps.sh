@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # deps.sh: install, by apt, what building, demo and tests need and this
-# machine lacks.  Silent when nothing is missing.
+# machine lacks.  Silent when nothing is missing.  "deps.sh playground" leaves
+# out what only tests need.
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
@@ -31,6 +32,14 @@ need curl command -v curl
 need default-jre-headless command -v java
 need python3 /usr/bin/python3 -c 'import zoneinfo'
 need tzdata test -e /usr/share/zoneinfo/Africa/Casablanca
+
+# Pages: Firebase's SDK in Node, and a real browser.
+if [ "${1:-}" != playground ]; then
+	need nodejs command -v node
+	need npm command -v npm
+	need chromium command -v chromium
+	need chromium-driver command -v chromedriver
+fi
 
 # PostgreSQL: the release of the pg_config at hand, or else Debian's.
 major=$("$PG_CONFIG" --version 2>/dev/null | sed 's/^[^0-9]*\([0-9]*\).*/\1/' || true)

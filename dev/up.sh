@@ -21,7 +21,7 @@ if [ -f "$dev/env" ] && server_alive "$state" && emulator_alive "$state"; then
 fi
 
 emulator_jar >/dev/null
-"$top/dev/deps.sh"
+"$top/dev/deps.sh" playground
 build
 state_claim "$state"
 trap '[ -f "$dev/env" ] || state_remove "$state"' EXIT

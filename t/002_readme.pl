@@ -6,6 +6,7 @@
 use strict;
 use warnings;
 use Test::More;
+use Docs qw(statements run_statement);
 use EkkSync;
 use IPC::Run ();
 use PostgreSQL::Test::Utils qw(slurp_file);
@@ -25,37 +26,11 @@ $db->sql("UPDATE membership_comrade SET ssn = '2112982049' WHERE id = 2");
 
 # ------------------------------------------------------------ SQL statements
 
-# The statements of the blocks of SQL, without comments.
-sub statements
-{
-	my ($text) = @_;
-	my @found;
-	for my $block ($text =~ /^```sql\n(.*?)^```$/msg)
-	{
-		$block =~ s/^--.*\n//mg;
-		push @found, grep { /\S/ } split /;\s*\n\s*/, $block;
-	}
-	return @found;
-}
-
-# A run that nobody waited for must end before the next statement.
-sub no_run
-{
-	return $db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ekksync run'") == 0;
-}
-
 my @statements = statements($readme);
 cmp_ok(scalar @statements, '>=', 25, 'the README shows statements');
 for my $statement (@statements)
 {
-	my ($name) = $statement =~ /^(.*)/;
-	# the superuser's part; the project is the test's own
-	my $admin = $statement =~ /^(?:CREATE EXTENSION|ALTER DATABASE)\b/;
-	my $project = $db->project;
-	$statement =~ s/'my-project'/'$project'/;
-	my ($status, undef, $error) = $admin ? $db->admin_err($statement) : $db->sql_err($statement);
-	is("$status $error" =~ s/^(\d+) (?:(?:psql:\S+ )?(?:NOTICE|WARNING|DETAIL): .*\n?)*$/$1/r, '0', $name);
-	$db->wait_for(\&no_run) or BAIL_OUT('a run does not end');
+	run_statement($db, $statement, admin => scalar($statement =~ /^(?:CREATE EXTENSION|ALTER DATABASE)\b/));
 }
 is($db->admin_sql("SELECT string_agg(status, ' ') FROM ekksync.run WHERE status <> 'success'"),
 	'', 'all runs of the README succeeded');
@@ -175,13 +150,8 @@ my @operations = statements(slurp_file("$top/docs/operations.md"));
 cmp_ok(scalar @operations, '>=', 25, 'docs/operations.md shows statements');
 for my $statement (@operations)
 {
-	my ($name) = $statement =~ /^(.*)/;
-	my $project = $db->project;
-	$statement =~ s/'my-project'/'$project'/;
 	next if $statement =~ /^CREATE EXTENSION/;
-	my ($status, undef, $error) = $db->admin_err($statement);
-	is("$status $error" =~ s/^(\d+) (?:(?:psql:\S+ )?(?:NOTICE|WARNING|DETAIL): .*\n?)*$/$1/r, '0', "operations: $name");
-	$db->wait_for(\&no_run) or BAIL_OUT('a run does not end');
+	run_statement($db, $statement, admin => 1, name => 'operations: ');
 }
 
 # ------------------------------------------------------- rules and their tests

@@ -101,11 +101,19 @@ sub new
 		-v => "emulator=$self->{host}", -f => "$top/dev/database.sql");
 	$self->admin_sql("ALTER DATABASE $self->{database} RESET ekksync.project")
 	  unless $arg{project} // 1;
-	$self->_psql(ROLE, $self->{database}, undef, -v => 'members=' . ($arg{members} // 0),
-		-f => "$top/dev/registry.sql", -f => "$top/dev/members.sql");
+	$self->create_registry($arg{members} // 0);
 	$self->create_extension if $arg{extension} // 1;
 	$self->attach($arg{attach_args}) if $arg{attach} // 1;
 	return $self;
+}
+
+# The registry's tables, as Django's migrations make them, with members.
+sub create_registry
+{
+	my ($self, $members) = @_;
+	$self->_psql(ROLE, $self->{database}, undef, -v => "members=$members",
+		map { (-f => "$ENV{EKKSYNC_TOP}/dev/$_.sql") } qw(registry members));
+	return;
 }
 
 sub create_extension
@@ -683,6 +691,15 @@ sub wipe
 {
 	my ($self) = @_;
 	$self->_call(DELETE => "/emulator/v1/projects/$self->{project}/databases/(default)/documents");
+	return;
+}
+
+# Security rules of this project, for clients that are not trusted.
+sub set_rules
+{
+	my ($self, $rules) = @_;
+	$self->_call(PUT => "/emulator/v1/projects/$self->{project}:securityRules",
+		{ rules => { files => [ { name => 'security.rules', content => $rules } ] } });
 	return;
 }
 

@@ -66,6 +66,9 @@ extern bool error_ends_run(int sqlstate);
  */
 extern char *clip_message(const char *text);
 
+/* Copy a text into a buffer of size bytes, cut at the end of a character. */
+extern void clip_to(char *to, int size, const char *text);
+
 /*
  * A text fit for the server log: everything that looks like a kennitala
  * masked; palloc'd.

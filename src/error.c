@@ -73,6 +73,12 @@ clip_message(const char *text)
 	return pnstrdup(text, pg_mbcliplen(text, len, MAX_MESSAGE));
 }
 
+void
+clip_to(char *to, int size, const char *text)
+{
+	strlcpy(to, text, pg_mbcliplen(text, strlen(text), size - 1) + 1);
+}
+
 /*
  * Length of the kennitala at the start of s, six and four digits with or
  * without a hyphen, not followed by a further digit; 0 if there is none.

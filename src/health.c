@@ -324,7 +324,8 @@ judge_progress(Health *h, const Mapping *map)
 {
 	TimestampTz oldest = Max(h->oldest, map->attached_at);
 
-	if (h->oldest != 0 && is_overdue(oldest))
+	/* while runs only report, rows wait and nothing is wrong */
+	if (settings.mode != MODE_OBSERVE && h->oldest != 0 && is_overdue(oldest))
 		add(h, "pending_old",
 			psprintf("the oldest pending change has waited for %s",
 					 age_text(oldest)));

@@ -45,10 +45,15 @@ struct HttpClient
 	MemoryContextCallback callback;
 };
 
+/* How often the process's tick is called, in ms. */
+#define TICK_EVERY 500
+
 /* State of this process. */
 static struct
 {
-	bool ready; /* libcurl is initialized */
+	bool ready;			/* libcurl is initialized */
+	void (*tick)(void); /* NULL: there is none */
+	int64 next_tick;
 } http;
 
 /* Milliseconds of a clock that never goes back. */
@@ -59,6 +64,34 @@ now_ms(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (int64) t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+void
+http_on_tick(void (*tick)(void))
+{
+	http.tick = tick;
+}
+
+/* How long to wait, if not for longer than timeout (-1: for ever). */
+static long
+until_tick(long timeout)
+{
+	long left;
+
+	if (http.tick == NULL)
+		return timeout;
+	left = (long) Max(http.next_tick - now_ms(), 0);
+	return timeout < 0 ? left : Min(timeout, left);
+}
+
+/* No call of libcurl is on the stack. */
+static void
+tick(void)
+{
+	if (http.tick == NULL || now_ms() < http.next_tick)
+		return;
+	http.next_tick = now_ms() + TICK_EVERY;
+	http.tick();
 }
 
 /* First use in this process; never from _PG_init, since it may start threads. */
@@ -300,15 +333,16 @@ client_wait(HttpClient *client)
 	long timeout = -1;
 
 	if (client->timer >= 0)
-	{
-		events |= WL_TIMEOUT;
 		timeout = (long) Max(client->timer - now_ms(), 0);
-	}
+	timeout = until_tick(timeout);
+	if (timeout >= 0)
+		events |= WL_TIMEOUT;
 	events = WaitLatchOrSocket(MyLatch, events, client->mux, timeout,
 							   client->wait_event);
 	if (events & WL_LATCH_SET)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
+	tick();
 }
 
 /* Take the finished transfers out. */
@@ -392,11 +426,12 @@ http_sleep(int milliseconds, uint32 wait_event)
 		int64 left = until - now_ms();
 
 		CHECK_FOR_INTERRUPTS();
+		tick();
 		if (left <= 0)
 			break;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 (long) left, wait_event);
+						 until_tick((long) left), wait_event);
 		ResetLatch(MyLatch);
 	}
 }

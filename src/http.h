@@ -76,6 +76,12 @@ extern void http_perform(HttpClient *client, const HttpRequest *requests,
 
 extern const HttpStats *http_stats(const HttpClient *client);
 
+/*
+ * In this process, call tick about twice a second while http_perform or
+ * http_sleep wait; NULL: nobody.  It may throw as an interrupt may.
+ */
+extern void http_on_tick(void (*tick)(void));
+
 /* Sleep, served by the latch like http_perform. */
 extern void http_sleep(int milliseconds, uint32 wait_event);
 

@@ -77,7 +77,6 @@ typedef struct Slot
 	bool looked;			/* next and told are known */
 	TimestampTz next;		/* that a run is due, 0: never */
 	TimestampTz wake_at;	/* of the next look */
-	TimestampTz last_start; /* of a worker */
 	int failures;			/* in a row */
 	char told[LAUNCHER_TEXT]; /* why no run can be made, as it is in the log */
 	LauncherOrder asked;
@@ -108,6 +107,7 @@ static struct
 	/* the launcher's */
 	BackgroundWorkerHandle *handles[LAUNCHER_DATABASES];
 	Work works[LAUNCHER_DATABASES];
+	TimestampTz seen; /* what the clock showed last */
 	uint32 wait_event;
 
 	/* a backend's */
@@ -266,6 +266,25 @@ launcher_now(void)
 	return now;
 }
 
+/*
+ * Times of the future that were reckoned by a clock that has since been set
+ * back are void: look at all databases anew.
+ */
+static void
+notice_step_back(TimestampTz now)
+{
+	int i;
+
+	if (now < launcher.seen)
+	{
+		lock_shared(LW_EXCLUSIVE);
+		for (i = 0; i < LAUNCHER_DATABASES; i++)
+			launcher.shared->slots[i].wake = true;
+		unlock_shared();
+	}
+	launcher.seen = now;
+}
+
 /* --------------------------------------------------------- starting workers */
 
 /* Note why no run can be made (NULL: one can), and log it if that is new. */
@@ -295,6 +314,29 @@ tell(Slot *slot, const char *problem)
 						name, mask_message(text)),
 				 errdetail("It is tried again, in silence until something "
 						   "changes.")));
+}
+
+/*
+ * The run for a time of the schedule has died too often.  That others could
+ * be made is not known before one is.
+ */
+static void
+tell_given_up(Slot *slot, TimestampTz due)
+{
+	char name[NAMEDATALEN];
+
+	lock_shared(LW_EXCLUSIVE);
+	strlcpy(name, slot->name, sizeof(name));
+	slot->looked = true;
+	slot->told[0] = '\0';
+	unlock_shared();
+	ereport(LOG,
+			(errmsg("ekksync gives up the run in database \"%s\" that was "
+					"due at %s",
+					name, timestamptz_to_str(due)),
+			 errdetail("Its worker has ended before it was done each time "
+					   "that it was begun."),
+			 errhint("The next run is made at its time.")));
 }
 
 /* It did not work: wait, the longer the more often that happens. */
@@ -348,7 +390,6 @@ start_work(int i, Work work, TimestampTz now)
 	lock_shared(LW_EXCLUSIVE);
 	slot->order++;
 	slot->wake = false;
-	slot->last_start = now;
 	strlcpy(slot->asked.database_name, slot->name, NAMEDATALEN);
 	slot->asked.now = now;
 	slot->asked.looked = slot->answer;
@@ -382,6 +423,8 @@ take_answer(int i, TimestampTz now)
 	if (answer.outcome == LAUNCHER_BUSY)
 		slot->wake_at = now + BUSY_PAUSE;
 	unlock_shared();
+	if (answer.given_up != 0)
+		tell_given_up(slot, answer.given_up);
 	switch (answer.outcome)
 	{
 		case LAUNCHER_LATER:
@@ -488,6 +531,7 @@ ekksync_launcher_main(Datum main_arg)
 			ProcessConfigFile(PGC_SIGHUP);
 			read_list();
 		}
+		notice_step_back(launcher_now());
 		for (i = 0; i < LAUNCHER_DATABASES; i++)
 			attend(i, launcher_now());
 		MemoryContextReset(cxt);

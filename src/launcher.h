@@ -35,6 +35,7 @@ typedef struct LauncherAnswer
 	LauncherOutcome outcome;
 	TimestampTz due;  /* time of the schedule that a run is to be made for */
 	TimestampTz next; /* and the first one that is to come; 0: none */
+	TimestampTz given_up; /* whose run has died too often; 0: none */
 	Oid database;
 	Oid role; /* to work as */
 	bool can_login;

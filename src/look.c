@@ -144,6 +144,22 @@ text_or_null(const char *s, bool *isnull)
 	return s == NULL ? (Datum) 0 : CStringGetTextDatum(s);
 }
 
+/* What is wrong, and why no run will come by itself; NULL: all is well. */
+static char *
+reason_of(const Health *h)
+{
+	char *reason = health_text(h);
+	char *silent;
+	char *hint;
+
+	if (h->paused || strcmp(h->state, "detached") == 0)
+		return reason;
+	silent = launcher_silent(&hint);
+	if (reason == NULL || silent == NULL)
+		return reason != NULL ? reason : silent;
+	return psprintf("%s; %s", reason, silent);
+}
+
 static Datum
 words_of(const Health *h)
 {
@@ -164,8 +180,6 @@ ekksync_status(PG_FUNCTION_ARGS)
 {
 	const Mapping *map = mapping_get();
 	LauncherView view;
-	char *reason;
-	char *hint;
 	TupleDesc desc;
 	Datum values[13];
 	bool isnull[13] = {false};
@@ -192,10 +206,7 @@ ekksync_status(PG_FUNCTION_ARGS)
 	isnull[8] = view.next == 0 || h.paused; /* nothing is scheduled */
 	values[9] = BoolGetDatum(h.paused);
 	values[10] = CStringGetTextDatum(h.state);
-	reason = health_text(&h);
-	if (strcmp(h.state, "ok") == 0)
-		reason = launcher_silent(&hint);
-	values[11] = text_or_null(reason, &isnull[11]);
+	values[11] = text_or_null(reason_of(&h), &isnull[11]);
 	values[12] = words_of(&h);
 	PG_RETURN_DATUM(HeapTupleGetDatum(
 		heap_form_tuple(BlessTupleDesc(desc), values, isnull)));

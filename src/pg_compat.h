@@ -32,6 +32,14 @@
 	pg_class_ownercheck(objectid, roleid)
 #endif
 
+#if PG_VERSION_NUM < 150000
+/* A worker's notifications reach nobody by its commit alone before 15. */
+#include "commands/async.h"
+#define compat_send_notifies() ProcessCompletedNotifies()
+#else
+#define compat_send_notifies() ((void) 0)
+#endif
+
 #if PG_VERSION_NUM >= 150000
 #include "common/pg_prng.h"
 

@@ -50,6 +50,7 @@ static struct
 {
 	LauncherOrder order;
 	LauncherAnswer answer;
+	emit_log_hook_type next_log;
 } worker;
 
 PGDLLEXPORT void ekksync_look_main(Datum main_arg);
@@ -59,22 +60,27 @@ static void
 say_problem(const char *message)
 {
 	worker.answer.outcome = LAUNCHER_PROBLEM;
-	strlcpy(worker.answer.problem, message, LAUNCHER_TEXT);
+	clip_to(worker.answer.problem, LAUNCHER_TEXT, message);
 }
 
 /* ------------------------------------------------------------------ connect */
 
 /*
  * Why one cannot connect is for the launcher to say, and once: so it does not
- * reach the log, and the process ends as if nothing had happened.
+ * reach the log, and the process ends as if nothing had happened.  A PANIC is
+ * everybody's.
  */
 static void
 end_quietly(ErrorData *edata)
 {
-	if (edata->elevel < ERROR)
+	if (edata->elevel < ERROR || edata->elevel >= PANIC)
+	{
+		if (worker.next_log != NULL)
+			worker.next_log(edata);
 		return;
+	}
 	edata->output_to_server = false;
-	emit_log_hook = NULL;
+	emit_log_hook = worker.next_log;
 	say_problem(edata->message);
 	launcher_answer(&worker.answer);
 	proc_exit(0);
@@ -88,13 +94,14 @@ begin_worker(void)
 	BackgroundWorkerUnblockSignals();
 	if (!launcher_order(&worker.order))
 		proc_exit(0); /* the launcher has other plans by now */
+	worker.next_log = emit_log_hook;
 	emit_log_hook = end_quietly;
 }
 
 static void
 connected(void)
 {
-	emit_log_hook = NULL;
+	emit_log_hook = worker.next_log;
 	worker_pin_settings();
 	MemoryContextSwitchTo(TopMemoryContext);
 }
@@ -191,6 +198,8 @@ is_due(const Timetable *table, StoreSchedule *served, TimestampTz due,
 	if (!paused && (!missed || settings.catch_up) &&
 		(is_new || (served->tries > 0 && served->tries < MAX_TRIES)))
 		return true;
+	if (!is_new && served->tries > 0)
+		worker.answer.given_up = due;
 	if (is_new || served->tries > 0)
 	{
 		served->at = due;
@@ -229,6 +238,20 @@ look_at_schedule(bool paused)
 		worker.answer.next = 0;
 }
 
+/*
+ * Runs that died are on record as interrupted, and told of, without waiting
+ * for the next one.
+ */
+static void
+close_dead_runs(void)
+{
+	tx_begin();
+	if (store_run_current() != 0 && sync_lock())
+		store_runs_interrupted();
+	tx_commit();
+	sync_unlock();
+}
+
 static void
 look(void)
 {
@@ -244,6 +267,7 @@ look(void)
 	store_state(&state, CurrentMemoryContext);
 	look_at_schedule(state.paused);
 	tx_commit();
+	close_dead_runs();
 }
 
 /* Entry of the process that looks. */
@@ -293,9 +317,6 @@ run(void)
 	options.nonly = -1;
 	options.scheduled = due;
 	(void) sync_run(&options, &run_id, NULL);
-	tx_begin();
-	store_schedule_end(due);
-	tx_commit();
 }
 
 /* Entry of the process that makes a run. */

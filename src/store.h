@@ -99,7 +99,10 @@ extern void store_scan_left(const char *name, TimestampTz since);
 extern void store_schedule(StoreSchedule *served, MemoryContext cxt);
 extern void store_schedule_note(const StoreSchedule *served);
 
-/* A run for this time begins; false if one has been made.  And it has ended. */
+/*
+ * A run for this time begins; false if one has been made.  And it has ended:
+ * in the transaction that says so on its record.
+ */
 extern bool store_schedule_begin(TimestampTz due);
 extern void store_schedule_end(TimestampTz due);
 

@@ -576,6 +576,8 @@ end_run(Run *run, const ErrorData *error)
 	at_step(told);
 	tx_begin();
 	store_run_end(run, &end);
+	if (run->opt.scheduled != 0)
+		store_schedule_end(run->opt.scheduled);
 	budget_charge(run);
 	at_step(in_end);
 	tx_commit();

@@ -15,6 +15,8 @@
 #include "utils/snapmgr.h"
 
 #include "capture.h"
+#include "giveway.h"
+#include "pg_compat.h"
 #include "run.h"
 
 /* How long is a moment, in ms. */
@@ -29,6 +31,7 @@ static struct
 static void
 begin(int isolation)
 {
+	give_way();
 	tx_state.caller_cxt = CurrentMemoryContext;
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -58,6 +61,7 @@ tx_commit(void)
 	SetUserIdAndSecContext(user, context | SECURITY_LOCAL_USERID_CHANGE);
 	CommitTransactionCommand();
 	SetUserIdAndSecContext(user, context);
+	compat_send_notifies();
 	pgstat_report_stat(true);
 	MemoryContextSwitchTo(tx_state.caller_cxt);
 }

@@ -14,7 +14,6 @@
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -30,6 +29,8 @@
 #include "utils/syscache.h"
 #include "utils/timeout.h"
 
+#include "giveway.h"
+#include "http.h"
 #include "pg_compat.h"
 #include "steps.h"
 #include "store.h"
@@ -167,13 +168,11 @@ worker_pin_settings(void)
 	SetConfigOption("application_name", "ekksync", PGC_SUSET, PGC_S_OVERRIDE);
 }
 
-/* As much of a text, NULL for none, as there is room for in whole letters. */
+/* NULL: there is none. */
 static void
 share_text(char *to, const char *text)
 {
-	int len = text ? strlen(text) : 0;
-
-	strlcpy(to, text ? text : "", pg_mbcliplen(text, len, TEXT_SIZE - 1) + 1);
+	clip_to(to, TEXT_SIZE, text ? text : "");
 }
 
 /* The error that kept the run from starting goes to the caller. */
@@ -245,6 +244,7 @@ void
 worker_connect(Oid database, Oid role, bool can_login)
 {
 	worker_state.is_run = true;
+	http_on_tick(give_way);
 	if (can_login || BGWORKER_BYPASS_ROLELOGINCHECK != 0)
 	{
 		BackgroundWorkerInitializeConnectionByOid(

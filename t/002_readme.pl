@@ -144,14 +144,73 @@ is_deeply([ sort keys %named ], [ sort keys %files ],
 
 # ----------------------------------------------------------------- operations
 
-# As the superuser, in the order of the page, which ends with the extension's.
-$db->sql('SELECT ekksync_resume()');
-my @operations = statements(slurp_file("$top/docs/operations.md"));
-cmp_ok(scalar @operations, '>=', 25, 'docs/operations.md shows statements');
-for my $statement (@operations)
+# As the superuser, each block in a session of its own, in the order of the
+# page: from a server without the extension to one that it has been removed
+# from.  There, another library is preloaded, too.
 {
-	next if $statement =~ /^CREATE EXTENSION/;
-	run_statement($db, $statement, admin => 1, name => 'operations: ');
+	my $page = slurp_file("$top/docs/operations.md");
+	my $server = EkkSync->new(name => 'operations', members => 10, preload => 0, extension => 0, attach => 0, project => 0);
+	my $restored = bless { %$server, database => 'restored' }, ref $server;
+	my ($others) = $page =~ /name them\s+too: `('pg_stat_statements', 'ekksync')`/;
+	$others =~ s/pg_stat_statements/plpgsql/;
+	my $dir = "$ENV{TESTDIR}/operations_002";
+	system('rm', '-rf', $dir);
+	mkdir $dir or BAIL_OUT("$dir: $!");
+	my $heading = '';
+	my $blocks = 0;
+	while ($page =~ /^## ([^\n]*)|^```(sql|sh)\n(.*?)^```$/msg)
+	{
+		$heading = $1 if defined $1;
+		next unless defined $2;
+		my ($kind, $block) = ($2, $3);
+		my $name = "operations, $heading: " . ($block =~ /^(.*)/)[0];
+		my ($status, $error);
+		$blocks++;
+		$block =~ s/'my-project'/"'" . $server->project . "'"/eg;
+		$block =~ s/(shared_preload_libraries =) 'ekksync'/$1 $others/;
+		if ($kind eq 'sql')
+		{
+			($status, undef, $error) = $server->admin_err($block);
+			$server->wait_for(sub { $server->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'ekksync run'") == 0 })
+			  or BAIL_OUT('a run does not end');
+		}
+		else
+		{
+			local %ENV = (%ENV, PGHOST => $server->node->host, PGPORT => $server->node->port);
+			IPC::Run::run([ 'sh', '-ec', $block ], init => sub { chdir $dir or die }, '<', \undef, '2>', \$error);
+			$status = $? >> 8;
+		}
+		is("$status $error" =~ s/^(\d+) (?:(?:psql:\S+ )?(?:NOTICE|WARNING): .*\n?)*$/$1/r, '0', $name);
+		if ($block =~ /SET shared_preload_libraries/)
+		{
+			$server->node->restart;
+		}
+		elsif ($block =~ /CREATE EXTENSION/)
+		{
+			$server->sql("UPDATE membership_comrade SET name = 'Sól' WHERE id = 1");
+			is($server->run->{status}, 'success', '... and a run can be made');
+			ok($server->wait_for(sub { defined $server->row('SELECT next_run FROM ekksync_status()')->{next_run} }), '... and will be');
+		}
+		elsif ($kind eq 'sh')
+		{
+			$restored->use_host($server->host);
+			$restored->use_project($server->project);
+			is($server->run->{status}, 'success', '... and a run is made in the original');
+			my $count = 'SELECT count(*) FROM ekksync.member';
+			is($restored->admin_sql($count), $server->admin_sql($count), '... the copy has what the original has');
+			is($restored->run->{status}, 'failed', '... and is not synced');
+			like($restored->sql('SELECT health FROM ekksync_status()'), qr/^paused$/, '... but paused');
+		}
+	}
+	cmp_ok($blocks, '>=', 20, 'docs/operations.md shows statements');
+	$server->node->restart;
+	is($server->admin_sql('SHOW shared_preload_libraries'), '', 'removed: the library is not loaded');
+	is($server->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'ekksync%'"), 0, '... nor is there a launcher');
+	is($server->admin_sql(<<'SQL'), 'ekksync.emulator_host', '... and of the settings is left what the page has not set');
+SELECT string_agg(split_part(s, '=', 1), ' ') FROM pg_db_role_setting JOIN pg_database AS d ON d.oid = setdatabase, unnest(setconfig) AS s
+WHERE datname = 'socialism' AND s LIKE 'ekksync.%'
+SQL
+	is($server->sql('SELECT count(*) FROM membership_membersyncqueue'), 1, '... and the queue');
 }
 
 # ------------------------------------------------------- rules and their tests

@@ -8,12 +8,28 @@
 
 use strict;
 use warnings;
+use utf8;
 use Test::More;
 use EkkSync;
 use PostgreSQL::Test::Utils qw(slurp_file);
+use Session;
 use Time::Local qw(timegm);
 
+# An older version of the extension has a script by which it is updated.
+my $older = "$ENV{TESTDIR}/older_101";
+my ($scripts) = $ENV{EKKSYNC_CONF} =~ /^extension_\w+ = '([^':]+)/m;
+system('rm', '-rf', $older) == 0 && system('cp', '-R', $scripts, $older) == 0 or BAIL_OUT("$scripts cannot be copied");
+my ($extension) = $ENV{EKKSYNC_CONF} =~ /^(extension_.*)$/m;
+$extension =~ s/\Q$scripts\E/$older/;
+chomp(my $control = `find '$older' -name ekksync.control`);
+{
+	open my $script, '>', $control =~ s/\.control$/--0.9--1.0.sql/r or BAIL_OUT("$control: $!");
+	print $script "ALTER TABLE ekksync.run ADD COLUMN updated boolean;\n";
+	close $script or BAIL_OUT("$control: $!");
+}
+
 my $day = 24 * 3600;
+my $goes_on = qr/LOG:  ekksync runs are made in database "socialism" again/;
 my $t0 = timegm(0, 0, 0, 1, 2, 2031);	# 2031-03-01, a Saturday
 
 my $db = EkkSync->new(
@@ -21,7 +37,7 @@ my $db = EkkSync->new(
 	extension => 0,
 	attach    => 0,
 	clock     => $t0 - 30 * $day,
-	conf      => <<'CONF');
+	conf      => "$extension\n" . <<'CONF');
 ekksync.databases = 'socialism, second, "Not There"'
 ekksync.max_retries = 0
 max_worker_processes = 8
@@ -118,7 +134,7 @@ $db->create_extension;
 is_told_once('socialism', 'ekksync is not attached to a member table', 'not attached');
 $db->set_clock($clock = $t0);
 $db->attach;
-ok($db->wait_for(sub { in_log(qr/LOG:  ekksync runs are made in database "socialism" again/) }),
+ok($db->wait_for(sub { in_log($goes_on) }),
 	'attached: it goes on at once');
 next_is($db, '2031-03-01T03:30:00+00:00', 'the next run is known');
 is_deeply(schedule_check($db), { ok => JSON::PP::true, detail => 'next run at 2031-03-01 03:30:00+00', hint => undef },
@@ -161,9 +177,10 @@ is($second->scheduled_run('2031-03-01 12:15Z')->{status}, 'success', 'it has its
 ok($second->doc($ssn), '... into its own project');
 
 # A step back and forth of the clock makes no second run.
+my $seconds_looks = starts(look => 'second');
 $db->set_clock($t0 + 12 * 3600);
-reload();
-next_is($second, '2031-03-02T12:15:00+00:00', 'set back a little, the clock brings no time again');
+ok($db->wait_for(sub { starts(look => 'second') > $seconds_looks }), 'the clock is set back: the launcher looks');
+next_is($second, '2031-03-02T12:15:00+00:00', '... which brings no time again');
 $db->set_clock($clock);
 
 # ------------------------------------------------------------ settings at once
@@ -210,6 +227,7 @@ ok(step_until(sub { $db->sql($again) }), '... and its run is made again');
 is($db->sql("SELECT string_agg(status, ' ' ORDER BY run) FROM ekksync_runs WHERE scheduled = '2031-03-01 16:00Z'"),
 	'interrupted success', '... once');
 
+my $gone_on = in_log($goes_on);
 for my $try (1 .. 3)
 {
 	$db->stop_at('fenced');
@@ -223,8 +241,20 @@ $db->go_on;
 step_until(sub { defined status($db)->{next_run} });
 next_is($db, '2031-03-01T18:00:00+00:00', 'a run that dies time and again is given up for this time');
 is($db->sql("SELECT count(*) FROM ekksync_runs WHERE scheduled = '2031-03-01 17:00Z'"), 3, '... after three tries');
+is(in_log(qr/LOG:  ekksync gives up the run in database "socialism" that was due at 2031-03-01 17:00:00/), 1, '... which is in the log');
+is(in_log($goes_on), $gone_on, '... and not that runs are made again');
+
+# its record is closed, then it dies
+$db->stop_at('ended');
 $db->set_clock($clock = $t0 + 18 * 3600);
-is($db->scheduled_run('2031-03-01 18:00Z')->{status}, 'success', '... and made at the next');
+$pid = $db->wait_stopped;
+ok($pid, '... but is made at the next');
+$db->admin_sql("SELECT pg_terminate_backend($pid)");
+$db->wait_for(sub { !$db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE pid = $pid") });
+$db->go_on;
+goes_on($db, 'its worker dies at the last moment');
+is($db->sql("SELECT string_agg(status, ' ') FROM ekksync_runs WHERE scheduled = '2031-03-01 18:00Z'"), 'success', '... and the run was made, once');
+$db->set_clock($clock = $t0 + 18.75 * 3600);
 
 $pid = $db->admin_sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'ekksync launcher'");
 kill TERM => $pid;
@@ -266,19 +296,48 @@ is($db->scheduled_run('2031-03-02 06:00Z')->{status}, 'success', '... but not wh
 
 # --------------------------------------------------------------- cannot be made
 
+$db->admin_sql("UPDATE pg_extension SET extversion = '1.1' WHERE extname = 'ekksync'");
+reload();
+ok($db->wait_for(sub { in_log(qr/"socialism": extension "ekksync" has version 1\.1, and the server's library version 1\.0\n/) }),
+	'SQL that is newer than the library: the log says so');
+my (undef, undef, $newer) = $db->sql_err('SELECT ekksync_run()');
+like($newer, qr/has version 1\.1.*HINT: .* restart the server if it is the library that is older/s, '... and a run on demand is refused, with a hint');
+$before = $db->sql('SELECT count(*) FROM membership_membersyncqueue');
+$db->sql("UPDATE membership_comrade SET name = 'Nýrri' WHERE id = 1");
+is($db->sql('SELECT count(*) FROM membership_membersyncqueue'), $before + 1, '... while changes are captured');
 $db->admin_sql("UPDATE pg_extension SET extversion = '0.9' WHERE extname = 'ekksync'");
 is_told_once('socialism', q(extension "ekksync" has version 0\.9, and the server's library version 1\.0), 'another version');
 my ($code, undef, $err) = $db->sql_err('SELECT ekksync_run()');
 like($err, qr/HINT:  Use ALTER EXTENSION ekksync UPDATE/, '... and a run on demand is refused, with a hint');
 like(schedule_check($db)->{detail}, qr/^nothing is scheduled: extension "ekksync" has version 0\.9/, '... and ekksync_check() says why');
-$db->admin_sql("UPDATE pg_extension SET extversion = '1.0' WHERE extname = 'ekksync'");
-goes_on($db, 'the same version');
+my $update = Session->new($db, 'postgres');
+$update->sql('BEGIN; ALTER EXTENSION ekksync UPDATE');
+$looks = starts(look => 'socialism');
+reload();
+$db->wait_for(sub { starts(look => 'socialism') > $looks }) or die 'nobody looks';
+$update->sql('COMMIT');
+$update->end;
+goes_on($db, 'updated while the launcher lives');
+is($db->run->{status}, 'success', '... and runs are made on demand, too');
 
 $db->admin_sql('ALTER TABLE membership_comrade OWNER TO postgres');
 is_told_once('socialism', q([^\n]*the owner of table \S+ is a superuser and was not named by run_as[^\n]*),
 	'the member table belongs to a superuser');
 $db->admin_sql('ALTER TABLE membership_comrade OWNER TO socialism');
 goes_on($db, 'no longer');
+{
+	my ($schema, $table) = (('"' x 61) . 'a', ('"' x 31) . ('á' x 16));
+	my ($in, $as) = map { '"' . s/"/""/gr . '"' } $schema, $table;
+	$db->admin_sql("CREATE SCHEMA $in; GRANT ALL ON SCHEMA $in TO socialism; ALTER TABLE membership_comrade RENAME TO $as;"
+		  . "ALTER TABLE $as SET SCHEMA $in; ALTER TABLE $in.$as OWNER TO postgres");
+	reload();
+	$db->wait_for(sub { in_log(qr/owner of table "{3}/) }) or die 'it is not in the log';
+	my $cut = $as =~ s/á{7}"$//r;
+	like(status($db)->{reason}, qr/; nothing is scheduled: the mapping cannot be used: the owner of table \Q$in.$cut\E$/,
+		'a reason that is too long is cut between two letters');
+	$db->admin_sql("ALTER TABLE $in.$as OWNER TO socialism; ALTER TABLE $in.$as SET SCHEMA public; ALTER TABLE $as RENAME TO membership_comrade; DROP SCHEMA $in");
+	goes_on($db, 'of another name');
+}
 
 $db->node->safe_psql('postgres', 'ALTER DATABASE socialism RENAME TO elsewhere');
 reload();
@@ -325,6 +384,12 @@ is(in_log(qr/"socialism": all background worker slots are in use\n/), 1, '... an
 # no time was served twice
 is($db->sql("SELECT count(*) FROM (SELECT scheduled FROM ekksync_runs WHERE status <> 'interrupted' GROUP BY 1 HAVING count(*) > 1 AND scheduled IS NOT NULL) AS g"),
 	0, 'no time of the schedule was served twice');
+
+# The clock was far ahead, and is set right: what was reckoned by it is void.
+$db->set_clock($clock = $t0 - 30 * $day);
+next_is($db, '2031-01-30T01:00:00+00:00', 'the clock is set back by a month: the next run is known');
+$db->set_clock($clock += 4 * $day);
+is($db->scheduled_run('2031-02-03 00:00Z')->{status}, 'success', '... and made');
 $db->node->stop;
 
 # -------------------------------------------------------------- without preload
@@ -336,6 +401,13 @@ like($plain->row('SELECT * FROM ekksync_status()')->{reason}, qr/^nothing is sch
 ok(!defined $plain->row('SELECT * FROM ekksync_status()')->{next_run}, '... so there is no next run');
 my $check = $plain->row(q(SELECT * FROM ekksync_check() WHERE "check" = 'schedule'));
 like("$check->{detail} $check->{hint}", qr/not preloaded.*shared_preload_libraries/, '... and so does ekksync_check(), with a hint');
+$plain->queue_entry(docId => $plain->sql('SELECT min(ssn) FROM membership_comrade'), changes => { 'profile.nonsense' => 1 });
+is($plain->run->{status}, 'success', 'something else is wrong');
+is_deeply(status($plain), { next_run => undef, health => 'degraded',
+		reason => 'failed changes, see ekksync_failed: 0 of Django, 1 of Firestore; nothing is scheduled: the library is not preloaded' },
+	'... and ekksync_status() says both');
+$plain->sql(q(SELECT ekksync_pause('a test')));
+is(status($plain)->{reason}, 'a test', '... but only that runs are paused, if they are');
 $plain->admin_sql("LOAD 'ekksync';\nALTER SYSTEM SET ekksync.databases = 'socialism'");
 pass('... and where the library is loaded by hand, ALTER SYSTEM knows its settings');
 ($code, undef, $err) = $plain->admin_err("LOAD 'ekksync';\nALTER SYSTEM SET ekksync.databases = 'a,,b'");

@@ -1,9 +1,10 @@
 # A life with the launcher: a stop of the server, a database dropped, made or
 # copied wait for nobody, whether a run is under way or not, and Firestore or a
 # synchronous standby answers or not; whoever is killed comes back, and a run
-# left open is closed as interrupted and made up; a standby idles until it is
-# promoted, and then goes on; pg_dump and pg_upgrade carry everything.  The
-# launcher's clock is the test's.
+# left open is closed as interrupted and made up; a run gives way where its
+# database is to be dropped or copied; a standby idles until it is promoted, and
+# then goes on; pg_dump and pg_upgrade carry everything.  The launcher's clock is
+# the test's.
 
 use strict;
 use warnings;
@@ -14,6 +15,7 @@ use FaultProxy;
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils qw(slurp_file);
+use Session;
 use Time::HiRes qw(time);
 use Time::Local qw(timegm);
 
@@ -22,7 +24,15 @@ my $dump = "$ENV{TESTDIR}/life.dump";
 my $push = qr{:commit.*/documents/members/}s;
 my $clock = timegm(0, 0, 0, 1, 0, 2032);	# 2032-01-01
 my $night = $clock + 3.5 * 3600;	# the next one that is due
-my %conf = (conf => "ekksync.databases = 'socialism, copy'\nwal_level = replica\nmax_wal_senders = 4\n"
+
+# Somebody else listens to the server's log, too (t/log_hook.c).
+my $hook = "$PostgreSQL::Test::Utils::tmp_check/log_hook.so";
+chomp(my $include = `pg_config --includedir-server`);
+system(qw(gcc -O -shared -fPIC -Wall -Wextra -Werror -Wno-unused-parameter), "-isystem$include", '-o', $hook, "$ENV{EKKSYNC_TOP}/t/log_hook.c") == 0
+  or BAIL_OUT('the library that listens to the log cannot be built');
+my $preload = "shared_preload_libraries = 'ekksync, $hook'";
+
+my %conf = (conf => "$preload\nekksync.databases = 'socialism, copy'\nwal_level = replica\nmax_wal_senders = 4\n"
 	  . "ekksync.request_timeout = 600000\nrestart_after_crash = on");
 
 my $db = EkkSync->new(name => 'life', members => 6, clock => $clock, %conf);
@@ -30,6 +40,7 @@ my $proxy = FaultProxy->new(to => $db->host);
 $proxy->start;
 $db->use_host($proxy->host);
 $db->admin_sql('SELECT pg_reload_conf()');
+my ($dropped, $cleaned, $forced) = $db->copies('dropped', 'cleaned', 'forced');
 
 # ------------------------------------------------------------------- helpers
 
@@ -84,12 +95,14 @@ sub made
 	return;
 }
 
-# A run of the night that hangs while it writes; returns its worker's pid.
+# A run that hangs while it writes, of the night or in another database;
+# returns its worker's pid.
 sub hangs
 {
-	edit();
+	my ($in) = @_;
+	edit() unless $in;
 	$proxy->start(fault => 'hang', match => $push);
-	nightfall();
+	$in ? $in->run(wait => 0) : nightfall();
 	$proxy->wait_fired or die 'the run did not come to write';
 	return $db->admin_sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'ekksync run'");
 }
@@ -108,6 +121,18 @@ sub is_prompt
 	return;
 }
 
+# The run has ended before it was done: it is begun again.
+my $deaths = 0;
+sub again
+{
+	my $count;
+	$deaths++;
+	$db->wait_for(sub { $count = () = slurp_file($db->node->logfile) =~ /its worker ended before it was done/g; $count == $deaths })
+	  or die "$count deaths instead of $deaths";
+	$db->set_clock($night + 30);
+	return;
+}
+
 # ----------------------------------------------------------- nobody is in the way
 
 ok(waits($db), 'the launcher waits for the night');
@@ -119,7 +144,7 @@ $db->node->restart;
 my %alone = (create => seconds($postgres->('CREATE DATABASE other TEMPLATE socialism')));
 $alone{drop} = seconds($postgres->('DROP DATABASE other'));
 $alone{stop} = seconds(sub { $db->node->stop('fast') });
-$db->node->append_conf('postgresql.conf', "shared_preload_libraries = 'ekksync'");
+$db->node->append_conf('postgresql.conf', $preload);
 $db->node->start;
 waits($db) or die;
 
@@ -136,10 +161,41 @@ is_prompt(
 		$db->wait_for(sub { !$db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE pid = $pid") });
 	},
 	0.5, '... and its worker ends at once when it is told to');
+like(slurp_file($db->node->data_dir . '/log_hook.seen'), qr/^terminating background worker "ekksync run" due/m,
+	'... of which others who listen to the log hear, too');
 $proxy->start;
-$db->wait_for(sub { slurp_file($db->node->logfile) =~ /its worker ended before it was done/ }) or die;
-$db->set_clock($night + 30);
+again();
 made('terminated');
+
+# ------------------------------------------------------------------- gives way
+
+# What asks for the database alone finds nobody in it before long.
+hangs();
+is_prompt($postgres->('CREATE DATABASE other TEMPLATE socialism'), $alone{create}, 'a run that hangs gives way to a copy of its database');
+like(slurp_file($db->node->logfile), qr/FATAL:  terminating the ekksync run: its database is to be dropped, renamed, moved or copied/, '... and says why');
+$db->node->safe_psql('postgres', 'DROP DATABASE other');
+$proxy->start;
+again();
+made('copied');
+hangs($dropped);
+is_prompt($postgres->('ALTER DATABASE dropped RENAME TO elsewhere'), $alone{drop}, '... to a new name');
+$db->node->safe_psql('postgres', 'ALTER DATABASE elsewhere RENAME TO dropped');
+hangs($dropped);
+is_prompt($postgres->('DROP DATABASE dropped'), $alone{drop}, '... and to an end of it');
+hangs($forced);
+is_prompt($postgres->('DROP DATABASE forced WITH (FORCE)'), $alone{drop}, '... by force, too');
+$proxy->start;
+
+# one that is not waiting for Firestore
+$cleaned->sql(<<'SQL');
+INSERT INTO membership_membersyncqueue (ssn, action, fields_changed, created_at, synced_at, sync_status, error_message)
+SELECT '0101302399', 'update', '{}', now() - interval '9 years', now() - interval '9 years', 'synced', '' FROM generate_series(1, 10000);
+CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.5); RETURN NULL; END';
+CREATE TRIGGER dawdle AFTER DELETE ON membership_membersyncqueue EXECUTE FUNCTION dawdle();
+SQL
+$cleaned->run(wait => 0);
+ok($cleaned->wait_for(sub { $cleaned->sql(q(SELECT count(*) FROM ekksync_progress WHERE phase = 'clean')) }), 'a run removes what is old, for long');
+is_prompt($postgres->('DROP DATABASE cleaned'), $alone{drop}, '... and gives way, too');
 
 hangs();
 is_prompt(sub { $db->node->stop('fast') }, $alone{stop}, 'a fast shutdown does not wait for a run that hangs');
@@ -177,6 +233,54 @@ for my $who ('run', 'launcher', 'server')
 	is($db->sql("SELECT status FROM ekksync_runs WHERE run = $open"), 'interrupted', '... after one that was left open, and is closed');
 }
 
+# One on demand: nobody makes it again, but it is said that it died.
+{
+	$db->stop_at('fenced');
+	$db->run(wait => 0);
+	$pid = $db->wait_stopped or die 'no run';
+	my $open = $db->sql('SELECT max(run) FROM ekksync_runs');
+	my $listener = Session->new($db);
+	$listener->sql('LISTEN ekksync');
+	kill TERM => $pid;
+	$db->wait_for(sub { !$db->admin_sql("SELECT count(*) FROM pg_stat_activity WHERE pid = $pid") });
+	$db->go_on;
+	is($db->admin_sql("SELECT status FROM ekksync.run WHERE id = $open"), 'running', 'a run on demand is killed');
+	$db->admin_sql('SELECT pg_reload_conf()');
+	ok($db->wait_for(sub { $db->admin_sql("SELECT status FROM ekksync.run WHERE id = $open") eq 'interrupted' }),
+		'... and closed when the launcher looks');
+	like(join('', map { $listener->sql('SELECT') } 1 .. 2), qr/"event":"failure","run":$open,"status":"interrupted"/, '... which tells whoever listens');
+	$listener->end;
+	$db->stop_at('fenced');
+	$db->run(wait => 0);
+	$db->wait_stopped or die 'no run';
+	$open = $db->sql('SELECT max(run) FROM ekksync_runs');
+	$db->node->stop('immediate');
+	$db->go_on;
+	$db->node->start;
+	ok($db->wait_for(sub { $db->admin_sql("SELECT status FROM ekksync.run WHERE id = $open") eq 'interrupted' }),
+		'... as is one that the server took with it');
+	is($db->sql('SELECT max(run) FROM ekksync_runs'), $open, '... without another run');
+	waits($db);
+}
+
+# Panic while a worker connects is the whole server's.
+{
+	my $old = pid_of_launcher($db);
+	$db->admin_sql('ALTER DATABASE socialism SET log_hook.panic = on');
+	open my $file, '>', $db->node->data_dir . '/log_hook.panic' or die;
+	close $file;
+	$db->admin_sql('SELECT pg_reload_conf()');
+	ok( $db->wait_for(
+			sub {
+				my (undef, $new) = eval { $db->admin_err("SELECT pid FROM pg_stat_activity WHERE backend_type = 'ekksync launcher'") };
+				$new && $new != $old;
+			}), 'a panic while a worker connects restarts the server');
+	like(slurp_file($db->node->logfile), qr/PANIC:  a panic of the test's/, '... and is in its log');
+	like(slurp_file($db->node->data_dir . '/log_hook.seen'), qr/^a panic of the test's/m, '... for all who listen to it');
+	$db->admin_sql('ALTER DATABASE socialism RESET log_hook.panic');
+	ok(waits($db), '... and the launcher waits for the night');
+}
+
 # --------------------------------------------------------- synchronous standby
 
 edit();
@@ -189,6 +293,23 @@ is_prompt(sub { $db->node->stop('fast') }, $alone{stop}, '... and a stop does no
 $db->node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
 $db->node->start;
 made('without the standby');
+
+edit();
+$db->stop_at('told');
+nightfall();
+$db->wait_stopped or die 'no run';
+$db->node->append_conf('postgresql.conf', "synchronous_standby_names = 'nobody'");
+$db->admin_sql('SELECT pg_reload_conf()');
+my $waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type =";
+my $session = Session->new($db);
+$session->send(q(SELECT pg_logical_emit_message(true, 'a test', 'waits too')));
+$db->wait_for(sub { $db->admin_sql("$waiting 'client backend'") }) or die 'there is no standby to wait for';
+$db->go_on;
+ok($db->wait_for(sub { $db->admin_sql("$waiting 'ekksync run'") }), 'a run waits for the standby at its last commit');
+is_prompt(sub { $db->node->stop('fast') }, $alone{stop}, '... and a stop does not wait for it');
+$db->node->append_conf('postgresql.conf', "synchronous_standby_names = ''");
+$db->node->start;
+made('ended without the standby');
 
 # ---------------------------------------------------------------------- promoted
 

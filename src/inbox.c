@@ -29,6 +29,9 @@ store_unstage(void)
 	store_sql_only("DELETE FROM ekksync.inbox WHERE status = 'staged' "
 				   "OR (status = 'failed' AND run IS NULL)",
 				   0, NULL, NULL, NULL);
+	store_sql_only("UPDATE ekksync.state SET stage_after = NULL "
+				   "WHERE stage_after IS NOT NULL",
+				   0, NULL, NULL, NULL);
 }
 
 /*

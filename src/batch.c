@@ -300,7 +300,8 @@ decide_batch(Run *run, Batch *batch)
 
 /*
  * Is there a member whose document was written after entries were read, and it
- * matters when?  Whoever wrote it may have said so in an entry since.
+ * matters when?  Whoever wrote it may have said so in an entry since.  Where
+ * entries are too many to be read each day, it stays unknown.
  */
 static bool
 wants_entries(const Run *run, const Batch *batch)
@@ -308,6 +309,8 @@ wants_entries(const Run *run, const Batch *batch)
 	int i;
 	int f;
 
+	if (run->stage_kept)
+		return false;
 	for (i = 0; i < batch->n; i++)
 	{
 		const Member *m = &batch->members[i];
@@ -320,7 +323,22 @@ wants_entries(const Run *run, const Batch *batch)
 	return false;
 }
 
-/* One try of a batch; returns the keys that have to be tried again. */
+/* Does a batch take more documents than are left of the day's reads? */
+static bool
+is_beyond_reads(const Run *run, const Batch *batch)
+{
+	int64 reads = batch->n;
+	int i;
+
+	for (i = 0; i < batch->n; i++)
+		reads += batch->members[i].moved_from != NULL; /* the old document */
+	return reads > fs_reads_left(run->fs);
+}
+
+/*
+ * One try of a batch; returns the keys that have to be tried again.  Of one
+ * that goes beyond the day's reads, half is left for another day.
+ */
 static List *
 try_batch(Run *run, List *keys)
 {
@@ -330,6 +348,12 @@ try_batch(Run *run, List *keys)
 
 	if (!read_batch(run, &batch, keys))
 		return keys;
+	if (list_length(keys) > 1 && is_beyond_reads(run, &batch))
+	{
+		run->reads_gone = true;
+		return try_batch(run, list_truncate(list_copy(keys),
+											list_length(keys) / 2));
+	}
 	at_step(read);
 	pull_documents(run, &batch);
 	at_step(documents);

@@ -172,7 +172,10 @@ is_synced(const FsDoc *doc)
 	return status != NULL && strcmp(status, "synced") == 0;
 }
 
-/* A page of entries' documents; false if there are no more, or not now. */
+/*
+ * A page of entries' documents, as large as the day's reads allow; false if
+ * there are no more, or not now.
+ */
 static bool
 clean_remote_page(Run *run)
 {
@@ -181,6 +184,7 @@ clean_remote_page(Run *run)
 	FsWrite *writes = palloc0(sizeof(FsWrite) * CLEAN_PAGE);
 	FsDoc *docs = palloc(sizeof(FsDoc) * CLEAN_PAGE);
 	char **ids = palloc(sizeof(char *) * CLEAN_PAGE);
+	int page = (int) Min(CLEAN_PAGE, fs_reads_left(run->fs));
 	List *old;
 	FsError err;
 	ListCell *lc;
@@ -189,7 +193,7 @@ clean_remote_page(Run *run)
 	int i = 0;
 
 	tx_begin();
-	old = retain_old_entries(CLEAN_PAGE, run->page_cxt);
+	old = retain_old_entries(page, run->page_cxt);
 	tx_commit();
 	if (old == NIL)
 		return false;
@@ -218,7 +222,7 @@ clean_remote_page(Run *run)
 	retain_entries_gone(ids, list_length(old));
 	budget_charge(run);
 	tx_commit();
-	return list_length(old) == CLEAN_PAGE;
+	return list_length(old) == page;
 }
 
 static void

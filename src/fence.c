@@ -106,7 +106,7 @@ check_binding(Run *run)
 		{
 			store_forget_base();
 			run->last_scan = 0;
-			run->scan_after = NULL;
+			run->scan_after = run->changed_after = NULL;
 		}
 		store_bind(settings.project, settings.database_id, system);
 	}
@@ -115,6 +115,8 @@ check_binding(Run *run)
 			"the Firestore project or database is not the one of the last run";
 	else if (state.system_identifier != system)
 		reason = "this is not the database cluster of the last run";
+	if (moved)
+		run->stage_after = NULL;
 	tx_commit();
 	if (reason != NULL)
 		pause_and_stop(run, reason);
@@ -155,7 +157,8 @@ complete(Run *run, const char *log_id, const StoreRunLog *log)
 	add_figures(&w, "firestore_to_django", f->to_django, f->to_django_failed);
 	add_figures(&w, "django_to_firestore", f->to_firestore,
 				f->to_firestore_failed);
-	add_value(&w, "stats.error", log->error ? string_value(log->error) : null);
+	add_value(&w, "stats.error",
+			  log->error ? string_value(mask_message(log->error)) : null);
 	add_value(&w, "completed_at", time_value(log->finished_at));
 	if (!fs_write(run->fs, &w, 1) || w.error.class != FS_OK)
 		ereport(LOG, (errmsg("could not complete the sync_logs document of "

@@ -4,14 +4,15 @@
  *
  * All that names the person goes in the caller's transaction; the documents
  * in Firestore go last, so that nothing is undone there when something fails
- * here.  A hash of the kennitala stays, with a salt that never leaves the
- * database, by which an entry that comes late is known and dropped: see
- * store_stage.
+ * here.  A hash of the kennitala stays, with a salt that is in no document (but
+ * in dumps of the database), by which an entry that comes late is known and
+ * dropped: see store_stage.
  *
  * May not know: how a run works.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -34,10 +35,23 @@ PG_FUNCTION_INFO_V1(ekksync_forget);
 /* Entries of one person that are read at a time. */
 #define ENTRY_PAGE 500
 
+/*
+ * A scan that goes on another day stands at the name of a document, which may
+ * be the person's: it is set back to the first of the same birthday.  So much
+ * tells nobody.
+ */
+#define SCANS_WITHOUT_KEY                                                     \
+	"UPDATE ekksync.state SET "                                               \
+	"scan_after = regexp_replace(scan_after, $1 || '$', left($1, 6)), "       \
+	"changed_after = regexp_replace(changed_after, $1 || '$', "               \
+	"left($1, 6)), stage_after = CASE WHEN strpos(stage_after, $1) = 0 "      \
+	"AND strpos(stage_after, $3) = 0 THEN stage_after END"
+
 typedef struct Forget
 {
 	const Mapping *map;
 	char *key;
+	char *hyphened; /* the same */
 	Tuplestorestate *store;
 	TupleDesc desc;
 } Forget;
@@ -52,6 +66,24 @@ put(const Forget *forget, const char *what, int64 erased)
 }
 
 /* ---- what stands in the way ---- */
+
+/*
+ * What has gone from Firestore does not come back with a rollback: the deletion
+ * of the member might.
+ */
+static void
+check_transaction(void)
+{
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()))
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("cannot erase a person in a transaction that has "
+						"written"),
+				 errdetail("What is erased in Firestore stays erased, should "
+						   "the transaction not commit."),
+				 errhint("Commit first, and erase each person in a "
+						 "transaction of its own.")));
+}
 
 /* A row counts with or without the hyphen, and whatever the filter says. */
 static void
@@ -148,12 +180,14 @@ check_in_flight(const Forget *forget)
 static void
 erase_from(const Forget *forget, const char *what, const char *query)
 {
-	Oid types[] = {TEXTOID, TEXTOID};
-	Datum values[] = {sql_text(forget->key), sql_text(mask_key(forget->key))};
+	Oid types[] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+	Datum values[] = {sql_text(forget->key), sql_text(mask_key(forget->key)),
+					  sql_text(forget->hyphened),
+					  sql_text(mask_message(forget->hyphened))};
 	SqlScope scope;
 	int64 erased;
 
-	store_sql(&scope, query, 2, types, values, NULL);
+	store_sql(&scope, query, lengthof(types), types, values, NULL);
 	erased = (int64) SPI_processed;
 	sql_leave(&scope);
 	if (what != NULL)
@@ -170,7 +204,8 @@ erase_here(const Forget *forget)
 	put(forget, "queue rows", queue_erase(forget->map, forget->key));
 	erase_from(forget, "entries",
 			   "DELETE FROM ekksync.inbox WHERE key = $1 "
-			   "OR (key IS NULL AND strpos(changes::text, $1) > 0)");
+			   "OR (key IS NULL AND (strpos(changes::text, $1) > 0 "
+			   "OR strpos(changes::text, $3) > 0))");
 	erase_from(forget, "conflicts",
 			   "DELETE FROM ekksync.conflict WHERE key = $1");
 	erase_from(forget, "change log",
@@ -181,9 +216,11 @@ erase_here(const Forget *forget)
 	erase_from(forget, NULL, "DELETE FROM ekksync.plan WHERE key = $1");
 	erase_from(forget, NULL, "DELETE FROM ekksync.diff WHERE key = $1");
 	erase_from(forget, NULL, "DELETE FROM ekksync.backlog WHERE key = $1");
-	erase_from(forget, NULL,
-			   "UPDATE ekksync.run SET error = replace(error, $1, $2) "
-			   "WHERE strpos(error, $1) > 0");
+	erase_from(
+		forget, NULL,
+		"UPDATE ekksync.run SET error = replace(replace(error, $1, $2), "
+		"$3, $4) WHERE strpos(error, $1) > 0 OR strpos(error, $3) > 0");
+	erase_from(forget, NULL, SCANS_WITHOUT_KEY);
 	erase_from(forget, NULL,
 			   "WITH s AS (SELECT coalesce((SELECT salt FROM "
 			   "ekksync.forgotten LIMIT 1), gen_random_uuid()) AS salt) "
@@ -258,7 +295,7 @@ erase_there(const Forget *forget)
 {
 	FsClient *client = look_client(CurrentMemoryContext);
 	char *key = forget->key;
-	char *hyphened = psprintf("%.6s-%s", key, key + 6);
+	char *hyphened = forget->hyphened;
 	FsWrite write = {0};
 	FsDoc doc;
 	FsError err;
@@ -290,10 +327,12 @@ ekksync_forget(PG_FUNCTION_ARGS)
 	Forget forget = {0};
 
 	PreventCommandIfReadOnly("ekksync_forget()");
+	check_transaction();
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("key must not be null")));
 	forget.key = look_key(PG_GETARG_TEXT_PP(0));
+	forget.hyphened = psprintf("%.6s-%s", forget.key, forget.key + 6);
 	forget.store = srf_begin(fcinfo, &forget.desc);
 	forget.map = edit_mapping();
 	edit_require_role(forget.map, "ekksync_forget");

@@ -75,8 +75,8 @@ read_state(Health *h)
 			"AND direction <> 'to_django' ORDER BY id DESC LIMIT 1), "
 			"(SELECT finished_at FROM ekksync.run WHERE status = 'success' "
 			"AND NOT partial AND (NOT dry_run OR mode = 'observe') "
-			"AND direction <> 'to_firestore' ORDER BY id DESC LIMIT 1) "
-			"FROM ekksync.state s",
+			"AND direction <> 'to_firestore' ORDER BY id DESC LIMIT 1), "
+			"EXISTS (SELECT FROM ekksync.at_work) FROM ekksync.state s",
 			0, NULL, NULL, NULL, true, 0);
 	if (SPI_processed > 0)
 	{
@@ -88,18 +88,22 @@ read_state(Health *h)
 		h->strangers = sql_get_int8(0, 6);
 		h->to_firestore_at = sql_get_time(0, 7);
 		h->to_django_at = sql_get_time(0, 8);
+		h->at_work = sql_get_bool(0, 9);
 	}
 	sql_leave(&scope);
 }
 
 /*
- * The last run.  One whose record is open, but whose worker no longer holds
+ * The last run; or, with whole, the last that was for all members.  One whose
+ * record is open, but whose worker no longer holds
  * the run lock, has died; a standby does not see locks.
  */
 static void
-read_run(HealthRun *run)
+read_run(HealthRun *run, bool whole)
 {
 	MemoryContext cxt = CurrentMemoryContext;
+	Oid types[] = {BOOLOID};
+	Datum values[] = {BoolGetDatum(whole)};
 	SqlScope scope;
 
 	sql_enter(&scope, ekksync_owner_oid());
@@ -112,8 +116,9 @@ read_run(HealthRun *run)
 			"skew IS NOT NULL, peak_memory_kb, (extract(epoch FROM "
 			"coalesce(finished_at, clock_timestamp()) - started_at) "
 			"* 1000000)::int8 FROM ekksync.run r "
-			"WHERE NOT dry_run OR mode = 'observe' ORDER BY id DESC LIMIT 1",
-			0, NULL, NULL, NULL, true, 0);
+			"WHERE (NOT dry_run OR mode = 'observe') AND NOT ($1 AND partial) "
+			"ORDER BY id DESC LIMIT 1",
+			1, types, values, NULL, true, 0);
 	if (SPI_processed > 0)
 	{
 		run->id = sql_get_int8(0, 1);
@@ -233,23 +238,26 @@ add(Health *h, const char *word, char *text)
 static const char *
 run_error(const Health *h, const Mapping *map)
 {
-	if (h->run.error == NULL)
+	if (h->whole.error == NULL)
 		return "its worker ended";
 	if (map->queue_table != NULL &&
 		pg_class_aclcheck(map->queue_relid, GetUserId(), ACL_SELECT) ==
 			ACLCHECK_OK)
-		return h->run.error;
+		return h->whole.error;
 	return psprintf("%s%s; its message is in ekksync_runs",
-					h->run.sqlstate ? "SQLSTATE " : "no SQLSTATE",
-					h->run.sqlstate ? h->run.sqlstate : "");
+					h->whole.sqlstate ? "SQLSTATE " : "no SQLSTATE",
+					h->whole.sqlstate ? h->whole.sqlstate : "");
 }
 
-/* The settled words for how the last run ended, if it did not succeed. */
+/*
+ * The settled words for how the last run for all members ended, if it did not
+ * succeed: one for some members says nothing of the others.
+ */
 static void
 judge_run(Health *h, const Mapping *map)
 {
-	const char *status = h->run.status;
-	const char *code = h->run.sqlstate ? h->run.sqlstate : "";
+	const char *status = h->whole.status;
+	const char *code = h->whole.sqlstate ? h->whole.sqlstate : "";
 
 	if (status == NULL)
 		return;
@@ -323,9 +331,9 @@ static void
 judge_progress(Health *h, const Mapping *map)
 {
 	TimestampTz oldest = Max(h->oldest, map->attached_at);
+	bool observe = settings.mode == MODE_OBSERVE; /* nothing is settled */
 
-	/* while runs only report, rows wait and nothing is wrong */
-	if (settings.mode != MODE_OBSERVE && h->oldest != 0 && is_overdue(oldest))
+	if (h->oldest != 0 && !observe && is_overdue(oldest))
 		add(h, "pending_old",
 			psprintf("the oldest pending change has waited for %s",
 					 age_text(oldest)));
@@ -365,7 +373,8 @@ health_judge(Health *h, const Mapping *map)
 	if (map->queue_table != NULL && map->queue_lacks == NULL)
 		read_queue(h, map);
 	read_state(h);
-	read_run(&h->run);
+	read_run(&h->run, false);
+	read_run(&h->whole, true);
 	if (h->paused)
 	{
 		h->state = "paused";

@@ -45,7 +45,9 @@ typedef struct Health
 	int64 strangers;
 	bool paused;
 	char *paused_reason;
+	bool at_work;				 /* a run of any kind is */
 	HealthRun run;				 /* the last one */
+	HealthRun whole;			 /* the last one for all members */
 	TimestampTz to_firestore_at; /* last success of a run, 0: none */
 	TimestampTz to_django_at;
 } Health;

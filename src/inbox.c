@@ -34,6 +34,9 @@ store_unstage(void)
 				   "WHERE (status = 'staged' AND done_at IS NULL) "
 				   "OR (status = 'failed' AND run IS NULL)",
 				   0, NULL, NULL, NULL);
+	store_sql_only("UPDATE ekksync.state SET stage_after = NULL "
+				   "WHERE stage_after IS NOT NULL",
+				   0, NULL, NULL, NULL);
 }
 
 int64

@@ -113,17 +113,31 @@ ekksync_queue_counts(PG_FUNCTION_ARGS)
 
 /* ---- status ---- */
 
-/* How many rows of the queue are done: all others are in Health. */
+/* So many synced rows are counted; of more it is known about how many. */
+#define SYNCED_COUNTED 100000
+
+/*
+ * How many rows of the queue are done: all others are in Health.  Who watches
+ * asks often, and the rows may be millions: beyond SYNCED_COUNTED it is what the
+ * last VACUUM or ANALYZE has seen, without the others.
+ */
 static int64
-count_synced(const Mapping *map)
+count_synced(const Mapping *map, const Health *h)
 {
+	Oid types[] = {OIDOID, INT8OID, INT8OID};
+	Datum values[] = {ObjectIdGetDatum(map->queue_relid),
+					  Int64GetDatum(h->pending + h->failed),
+					  Int64GetDatum(SYNCED_COUNTED)};
 	SqlScope scope;
 	int64 n;
 
 	sql_enter(&scope, map->queue_owner);
-	sql_run(psprintf("SELECT count(*) FROM %s WHERE sync_status = 'synced'",
+	sql_run(psprintf("SELECT CASE WHEN n < $3 THEN n ELSE greatest(n, "
+					 "(SELECT reltuples::int8 FROM pg_class WHERE oid = $1) "
+					 "- $2) END FROM (SELECT count(*) AS n FROM (SELECT FROM "
+					 "%s WHERE sync_status = 'synced' LIMIT $3) r) c",
 					 map->queue_table),
-			0, NULL, NULL, NULL, true, 0);
+			lengthof(types), types, values, NULL, true, 0);
 	n = sql_get_int8(0, 1);
 	sql_leave(&scope);
 	return n;
@@ -191,7 +205,7 @@ ekksync_status(PG_FUNCTION_ARGS)
 	values[0] = Int64GetDatum(h.pending);
 	values[1] = Int64GetDatum(map != NULL && map->queue_table != NULL &&
 									  map->queue_lacks == NULL
-								  ? count_synced(map)
+								  ? count_synced(map, &h)
 								  : 0);
 	values[2] = Int64GetDatum(h.failed);
 	values[3] = TimestampTzGetDatum(h.oldest);

@@ -45,7 +45,7 @@ static const struct
 	{"ekksync_held_conflicts", "gauge", "Conflicts that wait for a person"},
 	{"ekksync_unknown_documents", "gauge", "Documents of nobody we know"},
 	{"ekksync_paused", "gauge", "1 while runs are paused"},
-	{"ekksync_running", "gauge", "1 while a run is at work"},
+	{"ekksync_running", "gauge", "1 while a run of any kind is at work"},
 	{"ekksync_last_run_timestamp_seconds", "gauge", "Start of the last run"},
 	{"ekksync_last_run_duration_seconds", "gauge", "How long it took"},
 	{"ekksync_last_run_success", "gauge", "1 if it succeeded"},
@@ -135,7 +135,6 @@ static void
 put_present(Metrics *m, const Health *h)
 {
 	const HealthRun *run = &h->run;
-	bool running = run->status != NULL && strcmp(run->status, "running") == 0;
 
 	put(m, "ekksync_pending_rows", "{}", h->pending);
 	put(m, "ekksync_pending_age_seconds", "{}",
@@ -151,7 +150,7 @@ put_present(Metrics *m, const Health *h)
 	put(m, "ekksync_held_conflicts", "{}", h->held);
 	put(m, "ekksync_unknown_documents", "{}", h->strangers);
 	put(m, "ekksync_paused", "{}", h->paused);
-	put(m, "ekksync_running", "{}", running);
+	put(m, "ekksync_running", "{}", h->at_work);
 	put(m, "ekksync_last_run_timestamp_seconds", "{}", epoch(run->started_at));
 	put(m, "ekksync_last_run_duration_seconds", "{}", run->seconds);
 	put(m, "ekksync_last_run_success", "{}",

@@ -167,13 +167,42 @@ stage_entry(const FsDoc *doc, StagedEntry *entry)
 			clip_message(psprintf("unknown collection \"%s\"", collection));
 }
 
+/* Where staging begins: anew, or behind the entries of an earlier run. */
+static void
+begin_staging(Run *run, FsQuery *query)
+{
+	run->stage_kept = run->stage_after != NULL;
+	if (run->stage_kept)
+		query->after_name = MemoryContextStrdup(run->cxt, run->stage_after);
+	else
+	{
+		tx_begin();
+		store_unstage();
+		tx_commit();
+		at_step(unstaged);
+	}
+}
+
+/* Where it got to, and how much of the day's reads it took. */
+static void
+end_staging(Run *run, const FsQuery *query, int64 reads)
+{
+	int64 left = fs_reads_left(run->fs);
+
+	run->stage_after = query->after_name;
+	run->stage_heavy =
+		run->stage_kept || (left != PG_INT64_MAX && reads - left > left);
+	run->reads_gone = !query->done;
+}
+
 /*
- * Stage all pending entries, or those that have come since.  Equality filters
- * and the document name only, so that the service needs no composite index.
+ * Equality filters and the document name only, so that the service needs no
+ * composite index.
  */
 void
-pull_entries(Run *run, bool anew)
+pull_entries(Run *run, bool begin)
 {
+	int64 reads = fs_reads_left(run->fs);
 	TimestampTz asked = 0;
 	FsFilter filters[] = {{"target", "EQUAL", "{\"stringValue\":\"django\"}"},
 						  {"sync_status", "EQUAL",
@@ -186,14 +215,9 @@ pull_entries(Run *run, bool anew)
 	query.all_fields = true;
 	query.limit = ENTRY_PAGE;
 	query.cxt = run->cxt;
-	if (anew)
-	{
-		tx_begin();
-		store_unstage();
-		tx_commit();
-		at_step(unstaged);
-	}
-	while (!query.done)
+	if (begin)
+		begin_staging(run, &query);
+	while (!query.done && !(begin && fs_reads_left(run->fs) == 0))
 	{
 		StagedEntry *entries;
 		TimestampTz read_time = 0;
@@ -217,10 +241,12 @@ pull_entries(Run *run, bool anew)
 			budget_charge(run);
 			tx_commit();
 			at_step(staged);
-			run_progress(run, anew ? n : 0);
+			run_progress(run, begin ? n : 0);
 		}
 	}
 	run->staged_at = asked;
+	if (begin)
+		end_staging(run, &query, reads);
 }
 
 /* ---- scan ---- */
@@ -237,15 +263,36 @@ is_full_scan_due(const Run *run)
 }
 
 /*
- * Where the day's reads are limited, a full scan takes half of what is left of
- * them, and goes on in the next run from where it got to.
+ * Where the day's reads are limited, a scan takes half of what is left of them,
+ * and goes on in the next run from where it got to.
  */
 static int64
-scan_reads(const Run *run, bool full)
+scan_reads(const Run *run)
 {
 	int64 left = fs_reads_left(run->fs);
 
-	return full && left != PG_INT64_MAX ? left / 2 : left;
+	return left != PG_INT64_MAX ? left / 2 : left;
+}
+
+/* Take up a scan of changed documents that was left, or begin one. */
+static void
+begin_changed_scan(Run *run, FsQuery *query, FsFilter *filter)
+{
+	TimestampTz since =
+		run->last_scan ? run->last_scan : run->map->attached_at;
+
+	MemoryContextSwitchTo(run->cxt);
+	filter->field = "updated_at";
+	filter->op = "GREATER_THAN";
+	filter->value = psprintf("{\"timestampValue\":\"%s\"}",
+							 time_format(since - SCAN_OVERLAP));
+	query->filters = filter;
+	query->nfilters = 1;
+	query->order_by = "updated_at";
+	if (run->changed_after == NULL)
+		return;
+	query->after_name = pstrdup(run->changed_after);
+	query->after_value = pstrdup(run->changed_value);
 }
 
 /* Take up a full scan that was left, or begin one. */
@@ -273,34 +320,25 @@ bool
 pull_scan(Run *run)
 {
 	bool full = is_full_scan_due(run);
-	TimestampTz since =
-		run->last_scan ? run->last_scan : run->map->attached_at;
-	FsFilter filter = {"updated_at", "GREATER_THAN", NULL};
+	FsFilter filter = {0};
 	FsQuery query = {0};
 	char *after = NULL;
 	int64 reads;
 
 	if ((settings.scan == SCAN_OFF && !full) || run->opt.nonly >= 0 ||
-		run->anew)
+		run->anew || fs_reads_left(run->fs) == 0)
 		return false;
 	run->full_scan = full;
-	reads = scan_reads(run, full);
-	if (run->scan_after == NULL)
+	reads = scan_reads(run);
+	if ((full ? run->scan_after : run->changed_after) == NULL)
 		run->scan_since = run->started_at;
-	if (full)
-		after = begin_full_scan(run, &query);
 	query.collection = "members";
 	query.limit = EKKSYNC_READ_PAGE;
 	query.cxt = run->cxt;
-	if (!full)
-	{
-		MemoryContextSwitchTo(run->cxt);
-		filter.value = psprintf("{\"timestampValue\":\"%s\"}",
-								time_format(since - SCAN_OVERLAP));
-		query.filters = &filter;
-		query.nfilters = 1;
-		query.order_by = "updated_at";
-	}
+	if (full)
+		after = begin_full_scan(run, &query);
+	else
+		begin_changed_scan(run, &query, &filter);
 	while (!query.done)
 	{
 		FsDoc *docs;
@@ -329,9 +367,10 @@ pull_scan(Run *run)
 		upto = query.done || n == 0 ? NULL : keys[n - 1];
 		store_scan_page(keys, times, n, full, after, upto);
 		store_scan_strangers(keys, times, n, full, after, upto);
-		run->scan_left = full && reads <= 0 && !query.done;
+		run->scan_left = reads <= 0 && !query.done;
 		if (run->scan_left && !run->opt.dry_run)
-			store_scan_left(query.after_name, run->scan_since);
+			store_scan_left(query.after_name, full ? NULL : query.after_value,
+							run->scan_since);
 		budget_charge(run);
 		tx_commit();
 		at_step(scanned);

@@ -115,17 +115,23 @@ typedef struct Run
 	int64 members;			  /* when it first asked; -1: it has not */
 	int64 losses[LOSS_KINDS]; /* of the members so far */
 
-	bool anew;		   /* a dry run on another project: as if nothing
+	bool anew;			 /* a dry run on another project: as if nothing
 								 * had been synced */
-	int64 peak_memory; /* kB */
-	bool logged;	   /* the sync_logs document is there */
-	int apply_size;	   /* members that get values in one transaction */
-	FsCost charged;	   /* what is in the ledger */
-	bool ending;	   /* its own documents are all that is left to write */
-	char *scan_after;  /* name of the last document of a full scan that is
+	int64 peak_memory;	 /* kB */
+	bool logged;		 /* the sync_logs document is there */
+	int apply_size;		 /* members that get values in one transaction */
+	FsCost charged;		 /* what is in the ledger */
+	bool ending;		 /* its own documents are all that is left to write */
+	char *scan_after;	 /* name of the last document of a full scan that is
 								* not complete, NULL: none is under way */
-	TimestampTz scan_since; /* its begin */
+	char *changed_after; /* the same for a scan of changed documents */
+	char *changed_value; /* its updated_at, as JSON of a Value */
+	TimestampTz scan_since; /* the begin of either */
 	bool scan_left;			/* it goes on in the next run */
+	char *stage_after;		/* name of the last entry that was staged */
+	bool stage_kept;		/* entries were taken over from an earlier run */
+	bool stage_heavy;		/* they take more than half of the day's reads */
+	bool reads_gone;		/* something is left for another day's reads */
 	int64 cleaned[CLEAN_KINDS];
 	char *clean_error; /* why something could not be cleaned up */
 	int64 backlog;	   /* in ekksync.backlog are its members, under this
@@ -370,7 +376,12 @@ extern char *mask_key(const char *key);
 pg_noreturn extern void run_stop(const FsError *err);
 
 /* ---- pull.c ---- */
-extern void pull_entries(Run *run, bool anew);
+/*
+ * Stage all pending entries (begin: those of a run that stopped for the day's
+ * reads are gone on with), or those that have come since.  With begin, if the
+ * day's reads end first, run->reads_gone: no member has all of its entries then.
+ */
+extern void pull_entries(Run *run, bool begin);
 extern bool pull_scan(Run *run);
 extern void pull_documents(Run *run, Batch *batch);
 extern void pull_close_entries(Run *run);

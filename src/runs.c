@@ -31,8 +31,8 @@ store_state(StoreState *state, MemoryContext cxt)
 	store_sql(&scope,
 			  "SELECT paused, paused_reason, project, database_id, "
 			  "system_identifier, accepted IS NOT NULL, last_scan, "
-			  "last_full_scan, scan_after, scan_since "
-			  "FROM ekksync.state",
+			  "last_full_scan, scan_after, scan_since, changed_after, "
+			  "changed_value, stage_after FROM ekksync.state",
 			  0, NULL, NULL, NULL);
 	found = SPI_processed > 0;
 	if (found)
@@ -47,6 +47,9 @@ store_state(StoreState *state, MemoryContext cxt)
 		state->last_full_scan = sql_get_time(0, 8);
 		state->scan_after = sql_get_text(0, 9, cxt);
 		state->scan_since = sql_get_time(0, 10);
+		state->changed_after = sql_get_text(0, 11, cxt);
+		state->changed_value = sql_get_text(0, 12, cxt);
+		state->stage_after = sql_get_text(0, 13, cxt);
 	}
 	sql_leave(&scope);
 	return found;
@@ -146,7 +149,8 @@ store_forget_base(void)
 	store_sql_only("DELETE FROM ekksync.backlog", 0, NULL, NULL, NULL);
 	store_sql_only(
 		"UPDATE ekksync.state SET last_scan = NULL, "
-		"last_full_scan = NULL, scan_after = NULL, scan_since = NULL",
+		"last_full_scan = NULL, scan_after = NULL, scan_since = NULL, "
+		"changed_after = NULL, changed_value = NULL, stage_after = NULL",
 		0, NULL, NULL, NULL);
 }
 
@@ -158,19 +162,33 @@ store_scanned(TimestampTz at, bool full)
 
 	store_sql_only("UPDATE ekksync.state SET last_scan = $1, last_full_scan = "
 				   "CASE WHEN $2 THEN $1 ELSE last_full_scan END, "
-				   "scan_after = NULL, scan_since = NULL",
+				   "scan_after = NULL, scan_since = NULL, "
+				   "changed_after = NULL, changed_value = NULL",
 				   2, types, values, NULL);
 }
 
 void
-store_scan_left(const char *name, TimestampTz since)
+store_scan_left(const char *name, const char *value, TimestampTz since)
 {
-	Oid types[] = {TEXTOID, TIMESTAMPTZOID};
-	Datum values[] = {sql_text(name), TimestampTzGetDatum(since)};
+	Oid types[] = {TEXTOID, TEXTOID, TIMESTAMPTZOID};
+	Datum values[] = {sql_text(name), sql_text(value),
+					  TimestampTzGetDatum(since)};
 
-	store_sql_only("UPDATE ekksync.state SET scan_after = $1, "
-				   "scan_since = $2",
-				   2, types, values, NULL);
+	store_sql_only("UPDATE ekksync.state SET scan_since = $3, "
+				   "scan_after = CASE WHEN $2 IS NULL THEN $1 END, "
+				   "changed_after = CASE WHEN $2 IS NOT NULL THEN $1 END, "
+				   "changed_value = $2",
+				   3, types, values, value == NULL ? " n " : NULL);
+}
+
+void
+store_stage_left(const char *name)
+{
+	Oid types[] = {TEXTOID};
+	Datum values[] = {sql_text(name)};
+
+	store_sql_only("UPDATE ekksync.state SET stage_after = $1", 1, types,
+				   values, name == NULL ? "n" : NULL);
 }
 
 /* ---- schedule ---- */
@@ -248,7 +266,10 @@ notify_failure(int64 run_id, const char *status, const char *sqlstate,
 						  phase, changes));
 }
 
-/* A run has succeeded: were there others before it that had not? */
+/*
+ * A run for all members has succeeded: were there others before it that had
+ * not?
+ */
 static void
 notify_recovery(int64 run_id)
 {
@@ -257,13 +278,15 @@ notify_recovery(int64 run_id)
 	SqlScope scope;
 	int64 failed;
 
-	store_sql(&scope,
-			  "SELECT count(*) FROM ekksync.run WHERE id < $1 "
-			  "AND (NOT dry_run OR mode = 'observe') AND id > coalesce(("
-			  "SELECT id FROM ekksync.run WHERE id < $1 AND status = "
-			  "'success' AND (NOT dry_run OR mode = 'observe') "
-			  "ORDER BY id DESC LIMIT 1), 0)",
-			  1, types, values, NULL);
+	store_sql(
+		&scope,
+		"SELECT count(*) FROM ekksync.run WHERE id < $1 "
+		"AND NOT partial "
+		"AND (NOT dry_run OR mode = 'observe') AND id > coalesce(("
+		"SELECT id FROM ekksync.run WHERE id < $1 AND status = "
+		"'success' AND NOT partial "
+		"AND (NOT dry_run OR mode = 'observe') ORDER BY id DESC LIMIT 1), 0)",
+		1, types, values, NULL);
 	failed = sql_get_int8(0, 1);
 	sql_leave(&scope);
 	if (failed > 0)
@@ -286,7 +309,7 @@ notify_end(const Run *run, const RunEnd *end)
 	if (!success || changes > 0)
 		notify_failure(run->id, end->status, end->sqlstate,
 					   progress_last_work(run), changes);
-	if (success)
+	if (success && run->opt.nonly < 0)
 		notify_recovery(run->id);
 }
 

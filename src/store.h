@@ -24,7 +24,10 @@ typedef struct StoreState
 	TimestampTz last_full_scan;
 	char *scan_after;		/* document a full scan got to, NULL: none is
 								* under way */
-	TimestampTz scan_since; /* its begin */
+	char *changed_after;	/* the same for one of changed documents */
+	char *changed_value;	/* its updated_at, as JSON of a Value */
+	TimestampTz scan_since; /* the begin of either */
+	char *stage_after;		/* entry that staging got to, NULL: none is left */
 } StoreState;
 
 /* The fence: which of our documents in sync_logs is the newest. */
@@ -93,8 +96,15 @@ extern void store_resume(void);
 extern void store_forget_base(void);
 extern void store_scanned(TimestampTz at, bool full);
 
-/* A full scan that began at since got to a document, and is to go on. */
-extern void store_scan_left(const char *name, TimestampTz since);
+/*
+ * A scan that began at since got to a document, and is to go on.  value: its
+ * updated_at, for a scan of changed documents; NULL: it is a full one.
+ */
+extern void store_scan_left(const char *name, const char *value,
+							TimestampTz since);
+
+/* The entries that are staged, up to this one, are for the next run as well. */
+extern void store_stage_left(const char *name);
 
 extern void store_schedule(StoreSchedule *served, MemoryContext cxt);
 extern void store_schedule_note(const StoreSchedule *served);

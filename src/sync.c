@@ -271,10 +271,9 @@ add_keys(List **keys, List *more, int limit)
  * behind one that has too much to be read at once (upto) have another turn.
  */
 static List *
-next_keys(Run *run, const char *after)
+next_keys(Run *run, const char *after, int limit)
 {
 	MemoryContext cxt = run->page_cxt;
-	int limit = batch_limit(run);
 	char *upto = NULL;
 	List *keys = NIL;
 	int i;
@@ -311,18 +310,18 @@ next_keys(Run *run, const char *after)
 }
 
 /*
- * Begin the next batch: its keys, in its memory context, NIL if there is none.
- * *after, NULL at first, is the last one.
+ * Begin the next batch: its keys, at most limit, in its memory context, NIL if
+ * there is none.  *after, NULL at first, is the last one.
  */
 static List *
-next_batch(Run *run, char **after)
+next_batch(Run *run, int limit, char **after)
 {
 	List *keys;
 
 	CHECK_FOR_INTERRUPTS();
 	MemoryContextReset(run->page_cxt);
 	MemoryContextSwitchTo(run->page_cxt);
-	keys = next_keys(run, *after);
+	keys = next_keys(run, *after, limit);
 	if (*after != NULL)
 		pfree(*after);
 	*after = keys == NIL ? NULL : MemoryContextStrdup(run->cxt, llast(keys));
@@ -337,7 +336,7 @@ count_members(Run *run)
 	List *keys;
 	int64 n = 0;
 
-	while ((keys = next_batch(run, &after)) != NIL)
+	while ((keys = next_batch(run, EKKSYNC_MEMBER_PAGE, &after)) != NIL)
 		n += list_length(keys);
 	return n;
 }
@@ -355,21 +354,41 @@ needs_survey(Run *run, int64 n)
 }
 
 /*
- * Look at all members.  Should some not be readable, for a lock, all are left
- * for the next run, and this is false: nobody is written uncounted.
+ * How many members may be looked at next, so that all of them can be worked on
+ * with what is left of the day's reads: those before take this many.
+ */
+static int
+survey_room(const Run *run, int64 before)
+{
+	int64 left = fs_reads_left(run->fs);
+
+	return left <= before
+			   ? 0
+			   : (int) Min(EKKSYNC_MEMBER_PAGE, (left - before) / 2);
+}
+
+/*
+ * Look at all members, or at as many as can be looked at and worked on today.
+ * Should some not be readable, for a lock, all are left for the next run, and
+ * this is false: nobody is written uncounted.
  */
 static bool
 survey(Run *run)
 {
+	int64 reads = fs_reads_left(run->fs);
 	char *after = NULL;
-	List *keys;
 	int64 n = 0;
 	bool readable = true;
 
-	while ((keys = next_batch(run, &after)) != NIL)
+	for (;;)
 	{
+		int64 cost = Max(n, reads - fs_reads_left(run->fs));
+		int room = survey_room(run, cost);
+		List *keys = room > 0 ? next_batch(run, room, &after) : NIL;
 		int size = list_length(keys);
 
+		if (keys == NIL)
+			break;
 		n += size;
 		readable = readable && batch_survey(run, keys);
 		run_progress(run, size);
@@ -381,25 +400,47 @@ survey(Run *run)
 	return readable;
 }
 
-/* False where not even one of them could be worked on. */
+/*
+ * Is less than two batches' worth left of the day's reads, and these n do not
+ * fit?  Then it is for one batch alone, which is counted before it is written.
+ */
+static bool
+is_for_one_batch(const Run *run, int64 n)
+{
+	int64 left = fs_reads_left(run->fs);
+
+	return left / 2 < n && left / 2 < EKKSYNC_MEMBER_PAGE;
+}
+
+/* False where some of them are left for another run. */
 static bool
 run_members(Run *run)
 {
 	int64 n = count_members(run);
+	int64 batches = PG_INT64_MAX;
 	char *after = NULL;
 	List *keys;
 
 	if (needs_survey(run, n))
 	{
-		enter_phase(run, "survey", n);
-		if (!survey(run))
-			return false;
+		if (is_for_one_batch(run, n))
+			batches = 1;
+		else
+		{
+			enter_phase(run, "survey", n);
+			if (!survey(run))
+				return false;
+		}
 	}
 	enter_phase(run, "members", n);
-	while ((keys = next_batch(run, &after)) != NIL)
+	while ((keys = next_batch(run, batch_limit(run), &after)) != NIL)
 	{
 		int size = list_length(keys);
 
+		run->reads_gone =
+			run->reads_gone || batches-- == 0 || fs_reads_left(run->fs) == 0;
+		if (run->reads_gone)
+			return false;
 		batch_run(run, keys);
 		backfill_done(run, after);
 		run_progress(run, size);
@@ -426,6 +467,54 @@ look_around(Run *run)
 	return pull_scan(run);
 }
 
+/* What an earlier run has staged is kept for it to go on. */
+static void
+unstage(const Run *run)
+{
+	if (run->stage_kept)
+		return;
+	tx_begin();
+	store_unstage();
+	tx_commit();
+}
+
+static void
+clean_after_run(Run *run)
+{
+	if (run->opt.dry_run || run->opt.nonly >= 0 ||
+		backfill_is_asked(&run->opt))
+		return;
+	enter_phase(run, "clean", -1);
+	clean_up(run);
+}
+
+/* Something is left for another day's reads: that is how the run ends. */
+static void
+stop_for_reads(const Run *run)
+{
+	FsError err = {0};
+
+	if (!run->reads_gone)
+		return;
+	fs_over_reads(&err);
+	run_stop(&err);
+}
+
+/*
+ * Entries that were staged over several days are for the next day too, until
+ * all members were worked on.
+ */
+static void
+keep_entries(const Run *run, bool stopped)
+{
+	bool whole = run->opt.nonly < 0 && run->opt.pull && !run->opt.dry_run;
+
+	if (stopped && run->stage_heavy && (run->stage_kept || !run->opt.dry_run))
+		store_stage_left(run->stage_after);
+	else if (run->stage_kept && !stopped && whole)
+		store_stage_left(NULL);
+}
+
 static void
 run_phases(Run *run)
 {
@@ -441,12 +530,15 @@ run_phases(Run *run)
 	fence_raise(run);
 	enter_phase(run, "stage", -1);
 	pull_entries(run, true);
+	if (run->reads_gone)
+	{
+		clean_after_run(run);
+		stop_for_reads(run);
+	}
 	scanned = look_around(run);
 	if (run->opt.diff)
 	{
-		tx_begin();
-		store_unstage();
-		tx_commit();
+		unstage(run);
 		return;
 	}
 	if (backfill_is_asked(&run->opt))
@@ -461,9 +553,7 @@ run_phases(Run *run)
 	{
 		if (run->opt.pull)
 			plan_staged_failures(run);
-		tx_begin();
-		store_unstage();
-		tx_commit();
+		unstage(run);
 	}
 	else if (run->opt.pull)
 	{
@@ -474,12 +564,8 @@ run_phases(Run *run)
 			store_scanned(run->scan_since, run->full_scan);
 		tx_commit();
 	}
-	if (!run->opt.dry_run && run->opt.nonly < 0 &&
-		!backfill_is_asked(&run->opt))
-	{
-		enter_phase(run, "clean", -1);
-		clean_up(run);
-	}
+	clean_after_run(run);
+	stop_for_reads(run);
 }
 
 /* ---- start and end ---- */
@@ -517,6 +603,9 @@ start_run(Run *run)
 	run->last_full = Max(state.last_full_scan, run->map->attached_at);
 	run->scan_after = state.scan_after;
 	run->scan_since = state.scan_since;
+	run->changed_after = state.changed_after;
+	run->changed_value = state.changed_value;
+	run->stage_after = state.stage_after;
 	store_run_start(run, sync_direction(&run->opt), sync_mode(&run->opt),
 					settings_scan_name(settings.scan));
 	if (run->opt.diff || run->opt.take != CHOICE_NONE)
@@ -536,6 +625,8 @@ static void
 end_run(Run *run, const ErrorData *error)
 {
 	RunEnd end = {"success", "end", NULL, NULL};
+	bool limit =
+		error != NULL && error->sqlerrcode == ERRCODE_EKKSYNC_DAY_LIMIT;
 
 	note_memory(run);
 	run->ending = true;
@@ -545,8 +636,10 @@ end_run(Run *run, const ErrorData *error)
 	if (run->clean_error != NULL && run->opt.cleanup)
 		end.status = "failed";
 	if (run->scan_left)
-		end.error = "the full scan goes on in the next run: it may read half "
-					"of what ekksync.max_reads_per_day leaves";
+		end.error =
+			psprintf("the %s goes on in the next run: it may read half "
+					 "of what ekksync.max_reads_per_day leaves",
+					 run->full_scan ? "full scan" : "scan");
 	if (run->figures.left > 0)
 		end.error =
 			psprintf("members left for the next run, locked, changing too "
@@ -562,8 +655,6 @@ end_run(Run *run, const ErrorData *error)
 	}
 	if (error != NULL)
 	{
-		bool limit = error->sqlerrcode == ERRCODE_EKKSYNC_DAY_LIMIT;
-
 		end.status = limit ? "stopped" : "failed";
 		end.phase = "stopped";
 		end.sqlstate = unpack_sql_state(error->sqlerrcode);
@@ -575,6 +666,8 @@ end_run(Run *run, const ErrorData *error)
 	fence_lower(run, error);
 	at_step(told);
 	tx_begin();
+	if (error == NULL || limit)
+		keep_entries(run, limit);
 	store_run_end(run, &end);
 	if (run->opt.scheduled != 0)
 		store_schedule_end(run->opt.scheduled);

@@ -220,6 +220,8 @@ is_deeply([ map { { %$_, run => 0 } } @{ heard() } ],
 is($db->run(dry_run => 1)->{status}, 'failed', 'a dry run fails as well');
 is_deeply(heard(), [], '... and is the affair of its caller');
 $proxy->start;
+is($db->run(only => [ $keys[4] ])->{status}, 'success', 'a run for one member');
+is_deeply(heard(), [], '... says nothing of the others');
 my $key = $keys[3];
 my $bad = $db->queue_entry(docId => $key, changes => { 'profile.nonsense' => 'Leyndó' });
 my $run = $db->run->{run};
@@ -293,6 +295,14 @@ FROM ekksync_metrics
 SQL
 
 # ------------------------------------------------------------ who sees what
+
+$db->stop_at('unstaged');
+$db->sql('SELECT ekksync_run(dry_run => true, wait => false)');
+$db->wait_stopped;
+is(metric('running'), 1, 'a dry run is at work as well');
+$db->go_on;
+no_worker();
+is(metric('running'), 0, '... until it has ended');
 
 $db->sql("UPDATE membership_comrade SET name = 'Leyndarnafn' WHERE ssn = '$key'");
 $proxy->start(fault => 'delay', match => $push);

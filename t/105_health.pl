@@ -119,9 +119,28 @@ $db->run;
 is_degraded('no_token', qr/28000/, 'a token that Firestore refuses is none');
 $proxy->start;
 
-# A run for some members is the last run, too.
+{
+	local %ENV = %ENV;
+	delete $ENV{FIRESTORE_EMULATOR_HOST};
+	$ENV{GCE_METADATA_HOST} = '127.0.0.1:1';
+	$db->admin_sql('ALTER DATABASE socialism RESET ekksync.emulator_host');
+	$db->node->restart;
+	$db->run;
+	is_degraded('no_token', qr/28000/, 'a server that gives tokens, and does not answer, gives none');
+	like($db->sql('SELECT reason FROM ekksync_status()'), qr/: no answer from the metadata server/, '... the owner is told why');
+	$db->use_host($proxy->host);
+}
+$db->node->restart;
+
+# A run for some members is the last run, but says nothing of the others.
+$proxy->stop;
+$db->run;
+$proxy->start;
 runs_well('a run for one member', only => [ $key[0] ]);
-is_ok('... is the last run');
+is(status('last_run_status'), 'success', '... is the last run');
+is_degraded('run_failed', qr/^the last run failed: SQLSTATE 08006/, '... and does not hide that the one for all has failed');
+runs_well('the next run for all');
+is_ok('... and all is well again');
 
 # ------------------------------------------------------------------ the tables
 
@@ -239,7 +258,7 @@ set_name($key[0], 'Bíður lengi');
 set_clock(49);
 is(status('health'), 'degraded', '... and not even that, for two days');
 runs_well('a run that observes');
-is(status(q(health, array_to_string(reasons, ' '))), 'degraded|clock_skew', '... is a success, and what it does not write may wait');
+is(status(q(health, array_to_string(reasons, ' '))), 'degraded|clock_skew', '... is a success; what it does not write may wait');
 set_clock(0);
 runs_well('another one, by the right time');
 is(status('health, reasons'), 'observe|{observe}', '... and all is well again');

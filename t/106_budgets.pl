@@ -6,7 +6,7 @@ use strict;
 use warnings;
 use utf8;
 use Test::More;
-use EkkSync;
+use EkkSync qw(timestamp);
 use FaultProxy;
 use Session;
 use Time::HiRes qw(time);
@@ -214,5 +214,102 @@ is($db->run->{status}, 'success', 'a run of 1,100 writes at 2,000 a second');
 @writes = write_times();
 cmp_ok($writes[-1]{at} - $writes[0]{at}, '>=', 1.8, '... begins with 500 a second');
 is((grep { $_->{n} > 500 } @writes), 0, '... and sends no more together');
+
+# --------------------------------------- more than a day's reads, of each kind
+
+setting(max_writes_per_second => undef);
+next_day();
+is($db->run->{status}, 'success', 'all 1,200 members are in step');
+my $all = 1200;
+my @keys = map { $_->{ssn} } $db->rows('SELECT ssn FROM membership_comrade ORDER BY id LIMIT 300');
+
+# Runs on one day after another until one succeeds; what each came to.
+sub days
+{
+	my ($limit, $most) = @_;
+	my @runs;
+	while (@runs < $most)
+	{
+		next_day();
+		$proxy->start;
+		push @runs, $db->run;
+		cmp_ok($proxy->counts->{reads}, '<=', $limit, '... no more than a day has');
+		last if $runs[-1]{status} eq 'success' && !$runs[-1]{message};
+	}
+	return @runs;
+}
+
+sub phases { return $db->sql('SELECT string_agg(phase, $$ $$ ORDER BY n) FROM (SELECT run, phase, row_number() OVER () AS n FROM ekksync_phases) p WHERE run = (SELECT max(run) FROM ekksync_runs)'); }
+
+# Changed documents: a scan takes half of the day, and goes on.
+setting(max_reads_per_day => 250);
+$db->admin_sql(q{UPDATE ekksync.state SET last_scan = now() + interval '1 day'});
+$db->commit(map { [ "members/$_", { 'profile.facebook' => "fb $_", updated_at => timestamp() }, 1 ] } @keys);
+@days = days(250, 5);
+is(join(' ', map { $_->{status} } @days), 'success success success', 'a scan of more changed documents than a day may read takes several days');
+is(join(' ', map { ($_->{message} // '') =~ /^the scan goes on in the next run/ ? 1 : 0 } @days), '1 1 0', '... and says so');
+is($db->sql(q{SELECT count(*) FROM membership_contactinfo WHERE facebook = 'fb ' || (SELECT ssn FROM membership_comrade c WHERE c.id = comrade_id)}),
+	300, '... and all that it found has come over');
+is($db->admin_sql('SELECT changed_after IS NULL AND last_scan < now() FROM ekksync.state'), 't', '... and it was one scan');
+
+# Entries: those that were read stay, until all are, and all members are done.
+setting(scan => 'off');
+$db->commit(map { [ "members/$_", { 'profile.facebook' => "fc $_", updated_at => timestamp() }, 1 ] } @keys);
+$db->commit(map { [ "sync_queue/m$_", $db->entry_fields(docId => $_, changes => { 'profile.facebook' => "fc $_" }, created_at => timestamp()) ] } @keys);
+$db->sql(q{UPDATE membership_comrade SET name = 'Bíður líka' WHERE id = 900 + 10000});
+next_day();
+$proxy->start;
+$run = $db->run;
+is("@$run{qw(status to_firestore to_django)}", 'stopped 0 0', 'a run that cannot read all pending entries works on nobody');
+is(phases(), 'start stage clean stopped', '... but cleans up');
+my $staged = $db->admin_sql(q{SELECT count(*) FROM ekksync.inbox WHERE status = 'staged'});
+cmp_ok($staged, '>=', 220, '... and keeps what it has read');
+my $read_so_far = last_run()->{docs_read};
+# one that comes on the next day, in front of the others
+$db->commit([ "sync_queue/a", $db->entry_fields(docId => $keys[0], changes => { 'profile.facebook' => 'fd' }, created_at => timestamp()) ],
+	[ "members/$keys[0]", { 'profile.facebook' => 'fd', updated_at => timestamp() }, 1 ]);
+next_day();
+is($db->run(dry_run => 1)->{status}, 'stopped', 'a dry run reads the rest');
+is($db->admin_sql(q{SELECT count(*) FROM ekksync.inbox WHERE status = 'staged'}), 300, '... which stays as well');
+@days = days(250, 5);
+is(join(' ', map { $_->{status} } @days), 'stopped success', 'on the days after it all members are worked on');
+is($db->sql(q{SELECT count(*) FROM membership_contactinfo WHERE facebook ~ '^f[cd]'}), 300, '... and all has come over');
+is(pending(), 0, '... and the other way');
+is(scalar(grep { ($_->{sync_status} // '') eq 'synced' } values %{ $db->docs('sync_queue') }), 300, '... and the entries are closed');
+cmp_ok($read_so_far + $db->sql('SELECT sum(docs_read) FROM (SELECT * FROM ekksync_runs ORDER BY run DESC LIMIT 2) r'), '<=', 240 + 301 + 20, '... none of which was read twice');
+is($db->entry('a')->{sync_status}, 'pending', 'what came in front of them meanwhile');
+@days = days(250, 2);
+is($db->entry('a')->{sync_status}, 'synced', '... is read by the run after that');
+is($db->sql("SELECT facebook FROM membership_contactinfo JOIN membership_comrade c ON c.id = comrade_id WHERE ssn = '$keys[0]'"), 'fd', '... and has come over');
+
+# The guard counts those who can be looked at and worked on that day.
+for my $case ([ 700, '500 500 200', 'start stage scan members close clean stopped' ], [ 1150, qr/^5\d\d 5\d\d \d+$/, 'start stage scan survey members close clean stopped' ])
+{
+	my ($limit, $figures, $phases) = @$case;
+	setting(max_reads_per_day => $limit);
+	$db->sql(q{UPDATE membership_comrade SET name = ''});
+	next_day();
+	$run = $db->run;
+	is("$run->{status} $run->{to_firestore}", 'failed 0', "$limit reads a day, $all pending: the guard stops a run before it writes");
+	like($run->{message}, qr/^the run would blank values of [5]\d\d of $all members/, '... of those it has counted');
+	$db->sql("UPDATE membership_comrade SET name = '$limit ' || id");
+	next_day();
+	$proxy->start;
+	$run = $db->run;
+	is($run->{status}, 'stopped', '... what is no damage gets on');
+	cmp_ok($proxy->counts->{reads}, '<=', $limit, '... no more than a day has');
+	is(phases(), $phases, '... in these phases');
+	@days = ($run, days($limit, 4));
+	like(join(' ', map { $_->{to_firestore} } @days), ref $figures ? $figures : qr/^$figures$/, '... each day its part');
+	is("$days[-1]{status} " . pending(), 'success 0', '... until all are done');
+}
+
+# Of a changed key two documents are read: a batch may be more than a day has.
+setting(max_reads_per_day => 100);
+$db->sql(q{UPDATE membership_comrade SET ssn = '9' || substr(ssn, 2) WHERE id BETWEEN 10101 AND 10160});
+@days = days(100, 6);
+is($days[-1]{status}, 'success', 'changed keys of more members than a day can read');
+is($db->sql('SELECT count(*) FROM ekksync_conflicts') . ' ' . in_step(), "0 $all", '... and both sides are in step');
+setting(scan => undef, max_reads_per_day => undef);
 
 done_testing();

@@ -290,7 +290,24 @@ sub check { my ($name) = @_; return $db->row("SELECT * FROM ekksync_check() WHER
 	run_ok('0 0 0 0', 'and again');
 	is(cleaned()->{'sync_queue documents'}, undef, '... no entry is left to be removed');
 
-	# a limit of the day is no failure of the run that came to it at its end
+	# where the day's reads are limited, as many as they leave
+	$db->commit(map { [ "sync_queue/old$_", $db->entry_fields(docId => $keys[1], changes => {}, sync_status => 'synced', synced_at => timestamp('2020-01-01T00:00:00Z')) ] } 1 .. 130);
+	$db->admin_sql(qq{INSERT INTO ekksync.inbox (doc_id, key, action, stamp, status, done_at, run)
+		SELECT 'old' || i, '$keys[1]', 'update', now(), 'closed', now() - interval '200 days', 1 FROM generate_series(1, 130) AS i});
+	setting(max_reads_per_day => 120);
+	my @removed;
+	for (1 .. 3)
+	{
+		$db->admin_sql('DELETE FROM ekksync.cost');
+		is($db->run->{status}, 'success', 'a run with a limit of reads');
+		push @removed, cleaned()->{'sync_queue documents'};
+		last if !$db->admin_sql(q{SELECT count(*) FROM ekksync.inbox WHERE doc_id LIKE 'old%'});
+	}
+	is(scalar @removed, 2, '... removes as many entries as the day leaves it to read');
+	cmp_ok($removed[0], '>=', 50, '... on the first day');
+	is($removed[0] + $removed[1], 130, '... and the rest on the next');
+	is((grep { /^old/ } keys %{ $db->docs('sync_queue') }), 0, '... and they have gone');
+	setting(max_reads_per_day => undef);
 	setting(remote_queue_days => undef, remote_log_days => undef, inbox_days => undef);
 }
 
@@ -333,7 +350,9 @@ sub everything
 	$db->admin_sql("INSERT INTO ekksync.diff (run, key, why) VALUES (1, '$key', 'gleymd')");
 	$db->admin_sql("INSERT INTO ekksync.backlog (run, key) VALUES (1, '$key')");
 	$db->admin_sql("INSERT INTO ekksync.stranger (key, doc_time, problem) VALUES ('$key', now(), 'x')");
-	$db->admin_sql("UPDATE ekksync.run SET error = 'member $key' WHERE id = 1 OR id = (SELECT max(id) FROM ekksync.run)");
+	$db->admin_sql(qq{INSERT INTO ekksync.inbox (doc_id, key, action, changes, stamp, status, error_message, run)
+		VALUES ('nobody', NULL, 'update', '{"profile.note": {"stringValue": "$hyphened"}}', now(), 'closed', 'the entry names no member', 1)});
+	$db->admin_sql("UPDATE ekksync.run SET error = 'member $key, $hyphened' WHERE id = 1 OR id = (SELECT max(id) FROM ekksync.run)");
 	$db->queue_entry(docId => $key, changes => { 'profile.name' => 'Gleymd Enn' });
 
 	# who may, and when
@@ -359,6 +378,14 @@ sub everything
 	$db->use_project('demo-elsewhere');
 	like(refused("SELECT ekksync_forget('$key')"), qr/^55000: the Firestore project/, 'nor in another project');
 	$db->use_project($project);
+
+	# what a rollback brings back, and Firestore does not
+	{
+		my $member = $db->row('SELECT id, ssn FROM membership_comrade ORDER BY id DESC LIMIT 1');
+		like(refused("BEGIN; DELETE FROM membership_contactinfo WHERE comrade_id = $member->{id}; SELECT ekksync_forget('$member->{ssn}'); ROLLBACK"),
+			qr/^25001: cannot erase a person in a transaction that has written\nDETAIL:  .*\nHINT:  /m, 'nor in a transaction that has written');
+		ok($db->doc($member->{ssn}), '... and the document stays');
+	}
 
 	# all or nothing; also what no run has looked at
 	$db->sql("INSERT INTO $queue (ssn, action, created_at, sync_status, fields_changed) VALUES ('$key', 'update', now(), 'pending', '{}')");
@@ -410,5 +437,50 @@ sub everything
 	my $log = PostgreSQL::Test::Utils::slurp_file($db->node->logfile);
 	unlike($log, qr/\Q$key\E/, 'the server log does not name the person');
 }
+
+# What a run fails with goes into its document: without the kennitala.
+{
+	my $key = next_key();
+	$db->admin_sql(<<"SQL");
+CREATE FUNCTION office() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''row of % is locked by the office'', NEW.ssn; END';
+CREATE TRIGGER office BEFORE UPDATE ON $queue FOR EACH ROW WHEN (NEW.ssn = '$key' AND NEW.sync_status <> 'pending') EXECUTE FUNCTION office();
+SQL
+	$db->sql("UPDATE membership_comrade SET name = 'Gleymd' WHERE ssn = '$key'");
+	my $run = $db->run;
+	is($run->{status}, 'failed', 'a run that could not record a member');
+	like($run->{message}, qr/row of $key is locked by the office/, '... says who, here');
+	my ($said) = grep { /locked by the office/ } map { $_->{stats}{error} // '' } values %{ $db->docs('sync_logs') };
+	like($said, qr/row of \*{10} is locked by the office/, '... but not in its document');
+	$db->admin_sql("DROP FUNCTION office() CASCADE");
+	is($db->run->{status}, 'success', '... until it can');
+	remove($key);
+	$db->run;
+	$db->rows("SELECT * FROM ekksync_forget('$key')");
+	unlike(everything(), qr/$key/, '... and nothing names the person who was erased since');
+}
+
+# A scan that goes on another day stands at somebody's document.
+for my $scan (qw(full changed))
+{
+	setting(scan => $scan, max_reads_per_day => 100);
+	$db->admin_sql('DELETE FROM ekksync.cost');
+	run_ok('0 0 0 0', "before a scan ($scan)");
+	$db->commit(map { [ "members/$_->{ssn}", { updated_at => timestamp() }, 1 ] } $db->rows('SELECT ssn FROM membership_comrade'));
+	$db->admin_sql(q{UPDATE ekksync.cost SET reads = 65 WHERE day = (SELECT max(day) FROM ekksync.cost)});
+	like($db->run->{message}, qr/scan goes on in the next run/, '... of which a part is done');
+	my $column = $scan eq 'full' ? 'scan_after' : 'changed_after';
+	my ($key) = $db->admin_sql("SELECT $column FROM ekksync.state") =~ m{/members/(\d{10})$};
+	ok($key, '... up to a member');
+	remove($key);
+	$db->rows("SELECT * FROM ekksync_forget('$key')");
+	unlike(everything(), qr/$key/, '... who is erased');
+	like($db->admin_sql("SELECT $column FROM ekksync.state"), qr{/members/\d{6}$}, '... which is no reason to begin anew');
+	my $last = $db->sql('SELECT max(ssn) FROM membership_comrade');
+	$db->patch_doc($last, { 'profile.name' => "Fundin $scan", updated_at => timestamp() });
+	$db->admin_sql('DELETE FROM ekksync.cost');
+	run_ok('0 1 0 0', '... and the scan goes on');
+	is($db->admin_sql("SELECT $column IS NULL FROM ekksync.state"), 't', '... to its end');
+}
+setting(scan => undef, max_reads_per_day => undef);
 
 done_testing();

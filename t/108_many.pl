@@ -94,9 +94,23 @@ SQL
 	return;
 }
 
+is($db->sql('SELECT synced FROM ekksync_status()'), $db->sql(qq{SELECT count(*) FROM $queue WHERE sync_status = 'synced'}), 'few synced rows are counted');
 add_rows(SYNCED, 'synced');
 add_history(20_000);
 $db->admin_sql('ANALYZE');
+
+# Of many it is known about how many they are, without reading them all.
+{
+	my ($said, $rows) = split /\n/, $db->admin_sql(<<"SQL");
+BEGIN;
+SELECT synced FROM ekksync_status();
+SELECT coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables WHERE relname = '$queue';
+COMMIT;
+SQL
+	my $synced = $db->sql(qq{SELECT count(*) FROM $queue WHERE sync_status = 'synced'});
+	cmp_ok(abs($said - $synced), '<=', $synced * 0.02, "the status says about how many synced rows there are: $said of $synced");
+	cmp_ok($rows, '<=', 110_000, '... without looking at all');
+}
 
 # Rows of a table that scans from end to end have read.
 sub scanned

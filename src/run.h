@@ -350,14 +350,17 @@ extern void tx_wait_briefly(void);
 
 /* ---- sync.c ---- */
 
-/* Merge sorted lists of keys into one without doubles, at most limit long. */
-extern List *merge_keys(List *a, List *b, int limit);
-
 /*
  * What became of a member cannot be recorded, for a reason of its own: the
  * run goes on and ends as failed.  The reason goes to the log, masked.
  */
 extern void run_stuck(Run *run, const Member *m, const ErrorData *error);
+
+/*
+ * The run enters a phase, a constant, with so many things to do (-1: not
+ * known); on record at once.
+ */
+extern void run_phase(Run *run, const char *phase, int64 total);
 
 /*
  * n more are done in the present phase (0: it is only known how many there
@@ -374,6 +377,17 @@ extern char *mask_key(const char *key);
 
 /* End the run with an error (ereport) made of a Firestore error. */
 pg_noreturn extern void run_stop(const FsError *err);
+
+/* ---- members.c ---- */
+
+/* Merge sorted lists of keys into one without doubles, at most limit long. */
+extern List *merge_keys(List *a, List *b, int limit);
+
+/*
+ * Work on all members that have something to do.  False where some of them
+ * are left for another run.
+ */
+extern bool members_work(Run *run);
 
 /* ---- pull.c ---- */
 /*

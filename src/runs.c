@@ -309,7 +309,7 @@ notify_end(const Run *run, const RunEnd *end)
 	if (!success || changes > 0)
 		notify_failure(run->id, end->status, end->sqlstate,
 					   progress_last_work(run), changes);
-	if (success && run->opt.nonly < 0)
+	if (success && !sync_is_partial(&run->opt))
 		notify_recovery(run->id);
 }
 
@@ -395,8 +395,7 @@ store_run_start(Run *run, const char *direction, const char *mode,
 				   TEXTOID, INT4OID, TIMESTAMPTZOID};
 	Datum values[] = {sql_text(direction),
 					  BoolGetDatum(run->opt.dry_run),
-					  BoolGetDatum(run->opt.nonly >= 0 ||
-								   backfill_is_asked(&run->opt)),
+					  BoolGetDatum(sync_is_partial(&run->opt)),
 					  sql_text(scan),
 					  sql_text(mode),
 					  Int32GetDatum(MyProcPid),

@@ -40,6 +40,9 @@ extern bool sync_is_running(void);
 /* Wait until no run has the lock and nobody holds runs off. */
 extern void sync_wait(void);
 
+/* Is it for some of the members, or of what a run does? */
+extern bool sync_is_partial(const RunOptions *opt);
+
 /* What a run is for: sync, observe, diff. */
 extern const char *sync_mode(const RunOptions *opt);
 

@@ -180,7 +180,7 @@ is_deeply([ sort keys %named ], [ sort keys %files ],
 			IPC::Run::run([ 'sh', '-ec', $block ], init => sub { chdir $dir or die }, '<', \undef, '2>', \$error);
 			$status = $? >> 8;
 		}
-		is("$status $error" =~ s/^(\d+) (?:(?:psql:\S+ )?(?:NOTICE|WARNING): .*\n?)*$/$1/r, '0', $name);
+		is("$status $error" =~ s/^(\d+) (?:(?:psql:\S+ )?(?:NOTICE|WARNING|DETAIL|HINT): .*\n?)*$/$1/r, '0', $name);
 		if ($block =~ /SET shared_preload_libraries/)
 		{
 			$server->node->restart;

@@ -82,12 +82,12 @@ sub python
 	utf8::encode($line);
 	$self->{timer}->start(PATIENCE);
 	$self->{in} .= $line;
-	until ($self->{out} =~ s/^(.*)\n//)
+	while (index($self->{out}, "\n") < 0)
 	{
 		croak("the shell is silent: $self->{err}") if $self->{timer}->is_expired;
 		$self->{shell}->pumpable ? $self->{shell}->pump : croak("the shell has ended: $self->{err}");
 	}
-	my $answer = $1;
+	my $answer = substr $self->{out}, 0, index($self->{out}, "\n") + 1, '';
 	utf8::decode($answer);
 	$answer = $json->decode($answer);
 	return ($answer->{value}, $answer->{error}, $answer->{sqlstate}) if wantarray;

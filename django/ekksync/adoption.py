@@ -23,7 +23,7 @@ class AdoptQueue(Operation):
     version of ekksync never asks a project for a migration of its own app.
     """
 
-    reduces_to_sql = False
+    reduces_to_sql = True
     reversible = True
 
     def state_forwards(self, app_label, state):

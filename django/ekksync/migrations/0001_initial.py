@@ -11,7 +11,7 @@ from ekksync import adoption, models
 class KnowModels(Operation):
     """The models of views, as they are now; see AdoptQueue."""
 
-    reduces_to_sql = False
+    reduces_to_sql = True
     reversible = True
 
     def state_forwards(self, app_label, state):

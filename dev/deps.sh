@@ -30,6 +30,14 @@ need libcpanel-json-xs-perl perl -MCpanel::JSON::XS -e 1
 need curl command -v curl
 need default-jre-headless command -v java
 need python3 /usr/bin/python3 -c 'import zoneinfo'
+need python3-django /usr/bin/python3 -c 'import django'
+need python3-djangorestframework /usr/bin/python3 -c 'import rest_framework'
+need python3-psycopg2 /usr/bin/python3 -c 'import psycopg2'
+need python3-pip /usr/bin/python3 -c 'import pip'
+need python3-setuptools /usr/bin/python3 -c 'import setuptools'
+need python3-wheel /usr/bin/python3 -c 'import wheel'
+need chromium command -v chromium
+need chromium-driver command -v chromedriver
 need tzdata test -e /usr/share/zoneinfo/Africa/Casablanca
 
 # PostgreSQL: the release of the pg_config at hand, or else Debian's.

@@ -13,7 +13,7 @@ from django.urls import path, reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.http import url_has_allowed_host_and_scheme
-from django.utils.text import Truncator
+from django.utils.text import Truncator, capfirst
 from django.utils.translation import gettext, gettext_lazy as _, ngettext
 
 from . import progress, sql
@@ -29,6 +29,15 @@ def shown(value):
     if isinstance(value, str):
         return value if value != '' else '""'
     return json.dumps(value, ensure_ascii=False)
+
+
+def moment_of(field, description):
+    """A column with the time in a field, to the second."""
+    def column(self, row):
+        return progress.moment(getattr(row, field))
+    column.short_description = description
+    column.admin_order_field = field
+    return column
 
 
 def history_link(key):
@@ -84,16 +93,15 @@ def sync_context(request):
 
 @admin.register(MemberSyncQueue)
 class MemberSyncQueueAdmin(ReadOnlyAdmin):
-    list_display = ('created_at', 'kennitala', 'member_name', 'action', 'changed', 'sync_status',
-                    'synced_at', 'retry_count', 'error')
+    list_display = ('when', 'kennitala', 'member_name', 'action', 'changed', 'sync_status', 'error')
     list_filter = ('sync_status', 'action', 'created_at')
     list_select_related = ('member',)
     date_hierarchy = 'created_at'
     ordering = ('-created_at', '-id')
     actions = ('mark_synced', 'mark_pending', 'retry_failed')
-    fields = ('ssn', 'member', 'action', 'values', 'created_at', 'sync_status', 'synced_at',
-              'retry_count', 'error_message')
-    readonly_fields = ('values',)
+    fields = ('kennitala', 'member', 'action', 'values', 'when', 'sync_status', 'synced', 'retry_count',
+              'error_message')
+    readonly_fields = ('kennitala', 'values', 'when', 'synced')
 
     def get_search_fields(self, request):
         try:
@@ -114,6 +122,9 @@ class MemberSyncQueueAdmin(ReadOnlyAdmin):
 
     def has_view_permission(self, request, obj=None):
         return super().has_view_permission(request, obj) or self.has_settle_permission(request)
+
+    when = moment_of('created_at', _('changed at'))
+    synced = moment_of('synced_at', _('synced at'))
 
     def kennitala(self, row):
         return history_link(row.ssn)
@@ -195,17 +206,16 @@ class OpenFilter(admin.SimpleListFilter):
 @admin.register(Conflict)
 class ConflictAdmin(ReadOnlyAdmin):
     change_form_template = 'ekksync/conflict.html'
-    list_display = ('created_at', 'kennitala', 'field', 'django', 'firestore', 'winner', 'rule',
-                    'potential', 'resolved')
+    list_display = ('when', 'kennitala', 'field', 'django', 'firestore', 'winner', 'rule', 'resolved')
     list_filter = (OpenFilter, 'winner', 'rule', 'potential', 'created_at')
     search_fields = ('member', 'field')
     date_hierarchy = 'created_at'
     ordering = ('-id',)
     actions = ('take_django', 'take_firestore')
-    fields = ('kennitala', 'field', 'django', 'django_time', 'firestore', 'firestore_time_from',
-              'firestore_time', 'skew', 'winner', 'rule', 'potential', 'run', 'created_at',
-              'resolved_at', 'resolved_by')
-    readonly_fields = ('kennitala', 'django', 'firestore')
+    fields = ('kennitala', 'field', 'django', 'django_when', 'firestore', 'firestore_from', 'firestore_when',
+              'skew', 'winner', 'rule', 'potential', 'run', 'when', 'resolved_when', 'resolved_by')
+    readonly_fields = ('kennitala', 'django', 'django_when', 'firestore', 'firestore_from', 'firestore_when',
+                       'when', 'resolved_when')
 
     def has_resolve_permission(self, request):
         return request.user.has_perm('ekksync.resolve_conflict')
@@ -215,6 +225,12 @@ class ConflictAdmin(ReadOnlyAdmin):
 
     def get_search_results(self, request, queryset, search_term):
         return super().get_search_results(request, queryset, sql.plain_key(search_term))
+
+    when = moment_of('created_at', _('recorded at'))
+    django_when = moment_of('django_time', _('changed in Django'))
+    firestore_from = moment_of('firestore_time_from', _('changed in Firestore, not before'))
+    firestore_when = moment_of('firestore_time', _('changed in Firestore'))
+    resolved_when = moment_of('resolved_at', _('resolved at'))
 
     def kennitala(self, conflict):
         return history_link(conflict.member)
@@ -283,14 +299,14 @@ class ConflictAdmin(ReadOnlyAdmin):
 
 @admin.register(Run)
 class RunAdmin(ReadOnlyAdmin):
-    list_display = ('run', 'status', 'kind', 'direction', 'started_at', 'took', 'to_firestore',
-                    'to_django', 'conflicts', 'failed', 'docs_read', 'docs_written', 'message')
+    list_display = ('run', 'status', 'kind', 'when', 'took', 'to_firestore', 'to_django', 'conflicts',
+                    'failed', 'message')
     list_filter = ('status', 'mode', 'direction', 'dry_run', 'started_at')
     search_fields = ('error', '=run')
     date_hierarchy = 'started_at'
     ordering = ('-run',)
     fieldsets = (
-        (None, {'fields': ('run', 'status', 'kind', 'direction', 'scan', 'scheduled', 'started_at', 'took',
+        (None, {'fields': ('run', 'status', 'kind', 'direction', 'scan', 'scheduled', 'when', 'took',
                            'phase', 'sqlstate', 'error')}),
         (_('What it did'), {'fields': ('to_firestore', 'to_firestore_failed', 'to_django',
                                        'to_django_failed', 'conflicts')}),
@@ -298,7 +314,9 @@ class RunAdmin(ReadOnlyAdmin):
                                         'retries', 'bytes_sent', 'bytes_received', 'skew', 'log_document')}),
         (_('Phases'), {'fields': ('phases',)}),
     )
-    readonly_fields = ('kind', 'took', 'phases')
+    readonly_fields = ('kind', 'when', 'took', 'phases')
+
+    when = moment_of('started_at', _('started at'))
 
     def kind(self, run):
         return gettext('dry run') if run.dry_run and run.mode == 'sync' else run.mode
@@ -397,10 +415,11 @@ class HistoryAdmin(ReadOnlyAdmin):
                 problem = error.full()
         for row in rows:
             row['what'] = self.WHAT.get(row['what'], row['what'])
+            row['at'] = progress.moment(row['at'])
             row['old_value'], row['new_value'] = shown(row['old_value']), shown(row['new_value'])
         return TemplateResponse(request, 'ekksync/history.html', {
             **self.admin_site.each_context(request),
-            'title': self.opts.verbose_name_plural,
+            'title': capfirst(self.opts.verbose_name_plural),
             'opts': self.opts,
             'key': key, 'field': field, 'rows': rows, 'problem': problem,
             **(extra_context or {}),

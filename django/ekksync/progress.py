@@ -1,7 +1,6 @@
 """The one line that says how the sync stands."""
 
 from django.utils import timezone
-from django.utils.formats import date_format
 from django.utils.translation import gettext as _, ngettext, pgettext
 
 from . import sql
@@ -26,10 +25,17 @@ PHASES = {
 
 
 def moment(when):
-    """A time as text, in the zone and the form of who looks."""
+    """A time as text, to the second, in the zone of who looks."""
+    if when is None:
+        return '–'
     if timezone.is_aware(when):
         when = timezone.localtime(when)
-    return date_format(when, 'SHORT_DATETIME_FORMAT')
+    return when.strftime('%Y-%m-%d %H:%M:%S')
+
+
+def sentence(text):
+    """What PostgreSQL's messages are not: with a capital and a full stop."""
+    return text[:1].upper() + text[1:] + ('' if text[-1:] in '.?!' else '.')
 
 
 def _running(work):
@@ -62,10 +68,10 @@ def _outcome(record):
 
 def _idle(status):
     health = HEALTH.get(status['health'], lambda: status['health'])()
-    text = _('Sync is %(health)s: %(pending)d pending, %(failed)d failed.') % {
+    text = _('Sync: %(health)s. %(pending)d pending, %(failed)d failed.') % {
         'health': health, 'pending': status['pending'] or 0, 'failed': status['failed'] or 0}
     if status['health'] not in ('ok', 'observe') and status['reason']:
-        text += ' ' + status['reason']
+        text += ' ' + sentence(status['reason'])
     if status['next_run']:
         text += ' ' + _('Next run: %s.') % moment(status['next_run'])
     return {'running': False, 'run': status['last_run'], 'line': text, 'percent': None,

@@ -111,7 +111,9 @@ api_check_may_run(const char *function, bool wait)
 
 /*
  * Call work(arg), and keep none of the locks that it takes: who waits for a
- * run would hold up DROP EXTENSION with them, and that everybody else.
+ * run would hold up DROP EXTENSION with them, and that everybody else.  What it
+ * throws is thrown when the subtransaction is over: outside of a transaction
+ * block nothing else would end it, and the session would refuse all commands.
  */
 void
 api_look(void (*work)(void *arg), void *arg)
@@ -121,7 +123,23 @@ api_look(void (*work)(void *arg), void *arg)
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(caller);
-	work(arg);
+	PG_TRY();
+	{
+		work(arg);
+	}
+	PG_CATCH();
+	{
+		ErrorData *error;
+
+		MemoryContextSwitchTo(caller);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(caller);
+		CurrentResourceOwner = owner;
+		ReThrowError(error);
+	}
+	PG_END_TRY();
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = owner;

@@ -373,7 +373,8 @@ grant_surface(Oid role)
 			" FROM pg_depend d JOIN pg_class c ON c.oid = d.objid"
 			" WHERE d.classid = 'pg_class'::regclass"
 			" AND d.refclassid = 'pg_extension'::regclass"
-			" AND d.refobjid = $1 AND d.deptype = 'e' AND c.relkind = 'v'",
+			" AND d.refobjid = $1 AND d.deptype = 'e' AND c.relkind = 'v'"
+			" AND c.relnamespace <> 'ekksync'::regnamespace",
 			2, types, values, NULL, false, 0);
 	MemoryContextSwitchTo(caller);
 	for (i = 0; i < SPI_processed; i++)

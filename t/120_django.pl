@@ -345,6 +345,22 @@ is_deeply(queued(), [], '... and nothing has changed');
 	($status, $out) = $manage->('ekksync', 'check');
 	is($status, 0, 'ekksync check') or diag($out);
 	like($out, qr/^ok      /m, '... lists what it looked at');
+	$db->stop_at('numbered');
+	$db->sql('SELECT ekksync_run(wait => false)');
+	ok($db->wait_stopped, 'a run is at work');
+	is_deeply(scalar $django->python(<<'P'), [ '55006', '55006', 'ok' ], '... so that others are refused, and the session goes on');
+from ekksync import sql
+result = []
+for call in (lambda: sql.cleanup(), lambda: sql.start_run(dry_run=True)):
+    try:
+        call()
+        result.append('ok')
+    except sql.SqlError as error:
+        result.append(error.sqlstate)
+result.append(sql.status()['health'])
+P
+	$db->go_on;
+	$db->wait_for(sub { $db->sql('SELECT count(*) FROM ekksync_progress') == 0 });
 	$db->sql("SELECT ekksync_pause('flutningar')");
 	($status, $out, $err) = $manage->('ekksync', 'run');
 	like("$status $err", qr/^1 CommandError: .*flutningar/s, 'a run that is refused is an error, with the reason');

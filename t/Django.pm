@@ -1,5 +1,6 @@
 # Django.pm: the tests' Django project (t/django) on the database of an EkkSync,
-# as the registry's role, over the cluster's socket.
+# as the registry's role, over the cluster's socket.  Another Django than
+# Debian's is taken from PYTHONPATH.
 
 package Django;
 
@@ -11,7 +12,7 @@ use HTTP::Tiny;
 use IPC::Run ();
 use JSON::PP ();
 
-use constant { PYTHON => $ENV{EKKSYNC_PYTHON} // '/usr/bin/python3', PATIENCE => 120 };
+use constant { PYTHON => '/usr/bin/python3', PATIENCE => 300 };
 
 my $json = JSON::PP->new->canonical->allow_nonref;		# of characters, not bytes
 
@@ -45,7 +46,7 @@ sub new
 			PGPORT                  => $db->node->port,
 			PGDATABASE              => $db->database,
 			PGUSER                  => EkkSync::ROLE,
-			PYTHONPATH              => "$package:$top/t/django",
+			PYTHONPATH              => join(':', $package, "$top/t/django", $ENV{PYTHONPATH} // ()),
 			PYTHONDONTWRITEBYTECODE => 1,
 			PYTHONIOENCODING        => 'utf-8',
 			DJANGO_SETTINGS_MODULE  => 'project.settings',

@@ -93,7 +93,7 @@ def sync_context(request):
 
 @admin.register(MemberSyncQueue)
 class MemberSyncQueueAdmin(ReadOnlyAdmin):
-    list_display = ('when', 'kennitala', 'member_name', 'action', 'changed', 'sync_status', 'error')
+    list_display = ('when', 'sync_status', 'kennitala', 'member_name', 'action', 'changed', 'error')
     list_filter = ('sync_status', 'action', 'created_at')
     list_select_related = ('member',)
     date_hierarchy = 'created_at'
@@ -299,8 +299,8 @@ class ConflictAdmin(ReadOnlyAdmin):
 
 @admin.register(Run)
 class RunAdmin(ReadOnlyAdmin):
-    list_display = ('run', 'status', 'kind', 'when', 'took', 'to_firestore', 'to_django', 'conflicts',
-                    'failed', 'message')
+    list_display = ('run', 'status', 'when', 'took', 'to_firestore', 'to_django', 'conflicts', 'failed',
+                    'kind', 'message')
     list_filter = ('status', 'mode', 'direction', 'dry_run', 'started_at')
     search_fields = ('error', '=run')
     date_hierarchy = 'started_at'

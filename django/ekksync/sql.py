@@ -24,7 +24,8 @@ class SqlError(Exception):
 
     def full(self):
         """Message, detail and hint as one text."""
-        return ' '.join(part for part in (self.message, self.detail, self.hint) if part)
+        message = self.message + ('. ' if self.detail or self.hint else '')
+        return message + ' '.join(part for part in (self.detail, self.hint) if part)
 
 
 def database():

@@ -345,7 +345,7 @@ is_deeply(queued(), [], '... and nothing has changed');
 	($status, $out) = $manage->('ekksync', 'check');
 	is($status, 0, 'ekksync check') or diag($out);
 	like($out, qr/^ok      /m, '... lists what it looked at');
-	$db->stop_at('numbered');
+	$db->stop_at('fenced');
 	$db->sql('SELECT ekksync_run(wait => false)');
 	ok($db->wait_stopped, 'a run is at work');
 	is_deeply(scalar $django->python(<<'P'), [ '55006', '55006', 'ok' ], '... so that others are refused, and the session goes on');

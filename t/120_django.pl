@@ -408,7 +408,7 @@ P
 
 	my $after = Django->new($old, package => $package, env => { REGISTRY_MIGRATIONS => 'membership.with_queue' });
 	($status, $out, $err) = $after->manage('sqlmigrate', 'ekksync', '0001');
-	unlike("$status $out$err", qr/^[^0]|^\s*(?:CREATE|ALTER|DROP|UPDATE|INSERT|DELETE)/m, 'the migration of adoption has no SQL') or diag($out . $err);
+	is(join(' ', $status, grep { !/^--/ } split /\n/, $out . $err), '0 BEGIN; COMMIT;', 'the migration of adoption has no SQL');
 	($status, $out, $err) = $after->manage('migrate', '-v1');
 	is("$status $err", '0 ', 'migrate') or diag($out);
 	unlike($out, qr/membership\./, '... has nothing to do for the project\'s own app');

@@ -345,7 +345,7 @@ is_deeply(queued(), [], '... and nothing has changed');
 	($status, $out) = $manage->('ekksync', 'check');
 	is($status, 0, 'ekksync check') or diag($out);
 	like($out, qr/^ok      /m, '... lists what it looked at');
-	$db->stop_at('numbered');
+	$db->stop_at('fenced');
 	$db->sql('SELECT ekksync_run(wait => false)');
 	ok($db->wait_stopped, 'a run is at work');
 	is_deeply(scalar $django->python(<<'P'), [ '55006', '55006', 'ok' ], '... so that others are refused, and the session goes on');
@@ -408,7 +408,7 @@ P
 
 	my $after = Django->new($old, package => $package, env => { REGISTRY_MIGRATIONS => 'membership.with_queue' });
 	($status, $out, $err) = $after->manage('sqlmigrate', 'ekksync', '0001');
-	unlike("$status $out$err", qr/^[^0]|^\s*(?:CREATE|ALTER|DROP|UPDATE|INSERT|DELETE)/m, 'the migration of adoption has no SQL') or diag($out . $err);
+	is(join(' ', $status, grep { !/^--/ } split /\n/, $out . $err), '0 BEGIN; COMMIT;', 'the migration of adoption has no SQL');
 	($status, $out, $err) = $after->manage('migrate', '-v1');
 	is("$status $err", '0 ', 'migrate') or diag($out);
 	unlike($out, qr/membership\./, '... has nothing to do for the project\'s own app');
@@ -445,7 +445,7 @@ P
 {
 	($status, $out, $err) = $manage->('shell', '-c', slurp_file("$top/t/django/catalog.py"));
 	is("$status $err", '0 ', 'every text of the package is in the Icelandic catalogue, and the compiled one is the same') or diag($out);
-	is($out, '', '... and no other') if $status == 0;
+	is($out =~ s/^\d+ objects imported automatically.*\n\n?//r, '', '... and no other') if $status == 0;
 }
 
 $_->stop for $django, $web;

@@ -275,7 +275,7 @@ my $caller = Session->new($db);
 start($caller);
 ok($db->wait_stopped, 'a backfill is at work');
 refused('SELECT * FROM ekksync_backfill()', '55006', 'run \d+ is in progress.*HINT', 'another one');
-refused('SELECT * FROM ekksync_run()', '55006', 'run \d+ is in progress.*HINT', 'a plain run, which it is not,');
+refused(q{SELECT * FROM ekksync_run('to_firestore')}, '55006', 'run \d+ is in progress.*HINT', 'a plain run, which it is not,');
 $db->go_on;
 $caller->answer;
 is($db->doc($key[9])->{profile}{name}, 'Aðeins horft', 'it comes to its end');

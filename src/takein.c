@@ -232,18 +232,6 @@ note_value(Member *m, int f, char *value, TimestampTz stamp)
 	m->base[f].origin = ORIGIN_FIRESTORE;
 }
 
-/* What was written to a related table is a row there now. */
-static void
-note_row(const Mapping *map, Member *m, int f)
-{
-	int g;
-
-	for (g = 0; g < map->nfields; g++)
-		if (OidIsValid(map->fields[f].relid) &&
-			map->fields[g].relid == map->fields[f].relid)
-			m->related_missing[g] = false;
-}
-
 static void
 write_values(Accept *a, Incoming *in, Member *m, char **pulled)
 {
@@ -270,7 +258,6 @@ write_values(Accept *a, Incoming *in, Member *m, char **pulled)
 		if (a->map->fields[fields[i]].compute != NULL)
 			edit_announce(a->map, m, fields[i], values[i]);
 		note_value(m, fields[i], values[i], time_of(a, in));
-		note_row(a->map, m, fields[i]);
 	}
 	log_change(a, in, &log);
 }

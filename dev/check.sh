@@ -128,10 +128,11 @@ tap()
 	[ ${#tests[@]} -gt 0 ] || return 0
 	server_dirs "$dir"
 	printf "\nTAP\n"
+	# tests wait a good deal: one more than there are processors
 	(cd "$dir" && "${as_server[@]}" env "${test_env[@]}" TESTDIR="$dir" \
 		PG_REGRESS="$pgxs/../test/regress/pg_regress" \
 		EKKSYNC_TOP="$top" EKKSYNC_CONF="$(stage_conf "$stage")" \
-		perl "$top/dev/tap.pl" --jobs "$(nproc)" --total "$dir/total" \
+		perl "$top/dev/tap.pl" --jobs "$(($(nproc) + 1))" --total "$dir/total" \
 		--include "$pgxs/../test/perl" --include "$top/t" -- "${tests[@]}") 2>&1 |
 		tee "$log/tap.log" || true
 	cp -R "$dir/tmp_check/log" "$log/tap" 2>/dev/null || true

@@ -203,6 +203,14 @@ like(status($second)->{reason}, qr/this database is not in ekksync\.databases/, 
 $db->set_clock($clock = $t0 + 13 * 3600);
 is($db->scheduled_run('2031-03-01 13:00Z')->{status}, 'success', 'the hourly run is made');
 
+$db->set_clock($clock += 40 * 60);
+$db->admin_sql("ALTER DATABASE socialism SET ekksync.schedule = '20 13 * * *'");
+reload();
+next_is($db, '2031-03-02T13:20:00+00:00', 'a schedule that would have been due since the last run begins tomorrow, too');
+$db->admin_sql('ALTER DATABASE socialism RESET ekksync.schedule');
+reload();
+next_is($db, '2031-03-01T14:00:00+00:00', '... and the other one goes on');
+
 my $before = $db->sql('SELECT count(*) FROM ekksync_runs');
 $db->sql("SELECT ekksync_pause('a test')");
 my $looks = starts(look => 'socialism');
@@ -212,6 +220,8 @@ ok(!defined status($db)->{next_run}, 'paused: there is no next run');
 $db->sql('SELECT ekksync_resume()');
 next_is($db, '2031-03-01T16:00:00+00:00', '... and resumed, there is');
 is($db->sql('SELECT count(*) FROM ekksync_runs'), $before, '... and what was due meanwhile is not made up');
+is($db->sql("SELECT count(*) FROM ekksync_runs WHERE scheduled = '2031-03-01 13:20Z'"), 0,
+	'... nor what a new schedule would have asked for before it was set');
 
 # -------------------------------------------------- killed, and missed, or not
 

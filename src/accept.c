@@ -47,28 +47,61 @@ forget_outcome(Incoming *in)
 	in->nupdated = 0;
 }
 
-/* The members of the part, read and locked; one for each key. */
+/* The members of so many changes, one for each key. */
 static Member **
-read_members(Accept *a, int *n)
+members_of(const Accept *a, Incoming **changes, int nchanges, int *n)
 {
-	Member **members = palloc(sizeof(Member *) * (a->n + 1));
+	Member **members = palloc(sizeof(Member *) * (nchanges + 1));
 	int i;
 
-	for (i = *n = 0; i < a->n; i++)
+	for (i = *n = 0; i < nchanges; i++)
 	{
 		Member *m;
 
-		if (i > 0 && strcmp(a->changes[i]->key, a->changes[i - 1]->key) == 0)
+		if (i > 0 && strcmp(changes[i]->key, changes[i - 1]->key) == 0)
 			continue;
 		m = palloc0(sizeof(Member));
-		m->key = a->changes[i]->key;
+		m->key = changes[i]->key;
 		m->base = palloc0(sizeof(BaseValue) * a->map->nfields);
 		members[(*n)++] = m;
 	}
+	return members;
+}
+
+/*
+ * Values that the documents have had; but where one still has it, as runs
+ * know, it is the next run that sees whether somebody has gone back to it.
+ */
+static void
+read_pushed(const Accept *a, Member **members, int n)
+{
+	ListCell *lc;
+	int i;
+
+	store_read_pushed(a->map, members, n, CurrentMemoryContext);
+	for (i = 0; i < n; i++)
+		foreach (lc, members[i]->pushed)
+		{
+			const PushedValue *pushed = lfirst(lc);
+			const char *base = members[i]->base[pushed->field].value;
+
+			if (base != NULL && strcmp(base, pushed->value) == 0)
+				members[i]->pushed =
+					foreach_delete_current (members[i]->pushed, lc);
+		}
+}
+
+/* The members of the part, read and locked. */
+static Member **
+read_members(Accept *a, int *n)
+{
+	Member **members = members_of(a, a->changes, a->n, n);
+
 	edit_read(a->map, members, *n, true);
 	a->run.now = a->run.started_at = GetCurrentTimestamp();
 	queue_read_pending(a->map, members, *n, CurrentMemoryContext);
 	store_read_members(a->map, members, *n, false, CurrentMemoryContext);
+	read_pushed(a, members, *n);
 	store_read_applied(a->map, members, *n, CurrentMemoryContext);
 	return members;
 }
@@ -144,29 +177,155 @@ compare_changes(const void *a, const void *b)
 	return order != 0 ? order : first->ordinal - second->ordinal;
 }
 
-/* So many deletions are damage: as the guard of a run (guard.c) has it. */
-static void
-check_deletions(Incoming **changes, int n)
+/* ---- the guard ---- */
+
+/* Changes that may take something away, and from how many members they do. */
+typedef struct Losses
 {
+	Accept *a;
+	Incoming **changes;
+	int n;
+	int64 deleted;
+	int64 blanked;
+} Losses;
+
+static bool
+is_delete(const Incoming *in)
+{
+	return strcmp(in->entry.action, "delete") == 0;
+}
+
+static bool
+may_take_away(const Incoming *in)
+{
+	ListCell *lc;
+
+	if (is_delete(in))
+		return settings.on_remote_delete == REMOTE_DELETE_DELETE;
+	foreach (lc, in->entry.parsed)
+		if (guard_is_blank(((EntryChange *) lfirst(lc))->value))
+			return true;
+	return false;
+}
+
+/* Would a value that is there become none? */
+static bool
+is_blanking(const Accept *a, const Incoming *in, const Member *m)
+{
+	ListCell *lc;
+
+	foreach (lc, in->entry.parsed)
+	{
+		const EntryChange *change = lfirst(lc);
+		const char *local = m->local[change->field];
+
+		if (!a->map->fields[change->field].push_only && local != NULL &&
+			guard_is_blank(change->value) && !guard_is_blank(local))
+			return true;
+	}
+	return false;
+}
+
+static void
+losses_work(void *arg)
+{
+	Losses *l = arg;
+	int n;
+	Member **members = members_of(l->a, l->changes, l->n, &n);
+	int i = 0;
+	int k;
+
+	edit_read(l->a->map, members, n, false);
+	for (k = 0; k < n; k++)
+	{
+		const Member *m = members[k];
+		bool deleted = false;
+		bool blanked = false;
+
+		for (; i < l->n && strcmp(l->changes[i]->key, m->key) == 0; i++)
+		{
+			if (m->nrows != 1)
+				continue;
+			deleted = deleted || is_delete(l->changes[i]);
+			blanked = blanked || is_blanking(l->a, l->changes[i], m);
+		}
+		l->deleted += deleted;
+		l->blanked += blanked && !deleted;
+	}
+}
+
+/* Count a part; members that cannot be read might all lose something. */
+static void
+count_losses(Losses *l)
+{
+	MemoryContext old = MemoryContextSwitchTo(l->a->part_cxt);
+	ErrorData *error = sql_guarded_error(losses_work, l);
+
+	if (error != NULL && is_for_all(error->sqlerrcode))
+		ReThrowError(error);
+	if (error != NULL)
+		l->blanked += l->n;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(l->a->part_cxt);
+}
+
+/* So many are damage, as the guard of a run (guard.c) has it. */
+static bool
+is_damage(int64 n, int64 members)
+{
+	return n >= 2 && n * 100 > members * settings.max_delete_percent;
+}
+
+/*
+ * Would the call take something away from too many?  The changes are in the
+ * order of their keys; rows are read only where they might be too many.
+ */
+static void
+check_losses(Accept *a, Incoming **changes, int n)
+{
+	Incoming **some = palloc(sizeof(Incoming *) * (n + 1));
+	Losses l = {.a = a};
 	int64 members;
-	int64 deletions = 0;
+	int count = 0;
 	int i;
 
 	for (i = 0; i < n; i++)
-		deletions += strcmp(changes[i]->entry.action, "delete") == 0;
-	if (settings.on_remote_delete != REMOTE_DELETE_DELETE || deletions < 2)
+		if (may_take_away(changes[i]))
+			some[count++] = changes[i];
+	if (count < 2)
 		return;
 	members = store_count_members();
-	if (deletions * 100 <= members * settings.max_delete_percent)
+	for (i = 0; i < count && is_damage(count, members); i += l.n)
+	{
+		CHECK_FOR_INTERRUPTS();
+		l.changes = some + i;
+		l.n = Min(EKKSYNC_MEMBER_PAGE, count - i);
+		while (i + l.n < count &&
+			   strcmp(some[i + l.n]->key, some[i + l.n - 1]->key) == 0)
+			l.n++;
+		count_losses(&l);
+	}
+	if (!is_damage(l.deleted + l.blanked, members))
 		return;
-	ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-					errmsg("the call would delete " INT64_FORMAT
-						   " of " INT64_FORMAT " members",
-						   deletions, members),
-					errdetail("ekksync.max_delete_percent is %d.",
-							  settings.max_delete_percent),
-					errhint("If that is right, delete them in a few calls.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 l.blanked == 0 ? errmsg("the call would delete " INT64_FORMAT
+									 " of " INT64_FORMAT " members",
+									 l.deleted, members)
+			 : l.deleted == 0
+				 ? errmsg("the call would blank values of " INT64_FORMAT
+						  " of " INT64_FORMAT " members",
+						  l.blanked, members)
+				 : errmsg("the call would delete " INT64_FORMAT
+						  " and blank values of " INT64_FORMAT
+						  " of " INT64_FORMAT " members",
+						  l.deleted, l.blanked, members),
+			 errdetail("ekksync.max_delete_percent is %d.",
+					   settings.max_delete_percent),
+			 errhint("If that is right, give the changes in a few calls.")));
 }
+
+/* ---- all changes ---- */
 
 static void
 accept_all(Accept *a, Incoming *all, int n)
@@ -180,7 +339,7 @@ accept_all(Accept *a, Incoming *all, int n)
 		if (all[i].error == NULL)
 			usable[count++] = &all[i];
 	qsort(usable, count, sizeof(Incoming *), compare_changes);
-	check_deletions(usable, count);
+	check_losses(a, usable, count);
 	size = Max(ACCEPT_PART, count / ACCEPT_PARTS + 1);
 	for (i = 0; i < count; i += size)
 		accept_part(a, usable + i, Min(size, count - i));

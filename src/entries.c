@@ -216,24 +216,30 @@ entries_explain(const Member *m, int field, const char *value,
 	return latest_change(m, field, value, stamp) != NULL;
 }
 
+bool
+entries_pushed(const Member *m, int field, const char *value)
+{
+	ListCell *lc;
+
+	foreach (lc, m->pushed)
+	{
+		const PushedValue *pushed = lfirst(lc);
+
+		if (pushed->field == field && strcmp(pushed->value, value) == 0)
+			return true;
+	}
+	return false;
+}
+
 /* Is this value one that the document had already, as runs know? */
 static bool
 is_echo(const Member *m, const EntryChange *change)
 {
 	const char *base = m->base[change->field].value;
-	ListCell *lc;
 
 	if (base != NULL && strcmp(base, change->value) == 0)
 		return true;
-	foreach (lc, m->pushed)
-	{
-		const PushedValue *pushed = lfirst(lc);
-
-		if (pushed->field == change->field &&
-			strcmp(pushed->value, change->value) == 0)
-			return true;
-	}
-	return false;
+	return entries_pushed(m, change->field, change->value);
 }
 
 char *

@@ -26,8 +26,8 @@ static const char *const deeds[] = {
 
 /* ---- what is taken away from a member ---- */
 
-static bool
-is_blank(const char *value)
+bool
+guard_is_blank(const char *value)
 {
 	return strcmp(value, CANON_NULL) == 0 || strcmp(value, "\"\"") == 0 ||
 		   strcmp(value, "[]") == 0;
@@ -40,7 +40,7 @@ document_has_value(const Member *m, int f)
 	const char *value =
 		m->remote[f] != NULL ? m->remote[f] : m->remote_plain[f];
 
-	return value != NULL && !is_blank(value);
+	return value != NULL && !guard_is_blank(value);
 }
 
 /* Does a value that is there become none, on either side? */
@@ -50,11 +50,11 @@ is_blanked(const Run *run, const Member *m, int f)
 	const MergeInput *in = &m->inputs[f];
 	MergeDecision action = m->result[f].action;
 
-	if (action == MERGE_PULL && run->opt.pull && is_blank(in->remote) &&
-		!is_blank(in->local))
+	if (action == MERGE_PULL && run->opt.pull && guard_is_blank(in->remote) &&
+		!guard_is_blank(in->local))
 		return true;
 	return decide_writes(run, m, f) && document_has_value(m, f) &&
-		   is_blank(action == MERGE_PUSH ? in->local : in->remote);
+		   guard_is_blank(action == MERGE_PUSH ? in->local : in->remote);
 }
 
 static Loss
@@ -87,7 +87,7 @@ may_blank(const Run *run, const Member *m, int f)
 {
 	const char *value = m->local[f];
 
-	return value != NULL && is_blank(value) &&
+	return value != NULL && guard_is_blank(value) &&
 		   (run->map->fields[f].push_only || strcmp(value, CANON_NULL) != 0);
 }
 

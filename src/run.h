@@ -404,6 +404,9 @@ extern void pull_close_entries(Run *run);
 /* Does the guard watch this run? */
 extern bool guard_watches(const Run *run);
 
+/* Is a canonical value null, an empty text or an empty array? */
+extern bool guard_is_blank(const char *value);
+
 /* Are n too many of the members? */
 extern bool guard_is_too_many(Run *run, int64 n);
 
@@ -451,6 +454,9 @@ extern Datum member_keys(Member **members, int n);
 
 /* ---- entries.c ---- */
 extern void entries_parse(const Mapping *map, Member *m);
+
+/* Is it among the values in pushed that the member's document has had? */
+extern bool entries_pushed(const Member *m, int field, const char *value);
 extern bool entries_explain(const Member *m, int field, const char *value,
 							TimestampTz *stamp);
 extern char *entries_enqueued(const Member *m, int field, TimestampTz *stamp);

@@ -157,6 +157,17 @@ is_late(const Incoming *in, const Member *m, int f, const char *value,
 		   !same_value(value, base->value);
 }
 
+/*
+ * Functions copy each write of a document, ours too, and such a copy may come
+ * after the next one.  It says no time.
+ */
+static bool
+is_copy(const Incoming *in, const Member *m, int f, const char *value)
+{
+	return in->entry.stamp == 0 && !same_value(value, m->base[f].value) &&
+		   entries_pushed(m, f, value);
+}
+
 /* Decide one value; what wins is put into pulled[f]. */
 static void
 decide_value(Accept *a, Incoming *in, Member *m, int f, char *value,
@@ -169,6 +180,11 @@ decide_value(Accept *a, Incoming *in, Member *m, int f, char *value,
 
 	if (same_value(value, m->local[f]))
 		return;
+	if (is_copy(in, m, f, value))
+	{
+		remark(a, in, name, "no change: a copy of what the document had");
+		return;
+	}
 	fill_input(a, m, f, value, stamp, &input);
 	if (is_late(in, m, f, value, stamp))
 	{

@@ -395,6 +395,42 @@ refused(q{BEGIN READ ONLY; SELECT * FROM ekksync_apply('[]')}, '25006', 'ekksync
 	quiet('that');
 }
 
+# A function copies every write of the document, ours too, and may be late.
+{
+	my $key = next_key();
+	for my $name ('Fyrri', 'Seinni')
+	{
+		set_field($key, name => $name);
+		run_ok('1 0 0 0', "$name is sent");
+	}
+	is_deeply([ apply(change($key, { 'profile.name' => 'Fyrri' })) ], ["$key success [] name: no change: a copy of what the document had"], 'a late copy of what a run wrote is no change');
+	quiet('it');
+	is(sides($key, 'name') . conflicts($key), 'Seinni | Seinni', '... and takes nothing back');
+	set_field($key, name => 'Þriðja');
+	is_deeply([ apply(change($key, { 'profile.name' => 'Fyrri' })) ], ["$key success [] name: no change: a copy of what the document had"], '... nor while Django has an edit');
+	run_ok('1 0 0 0', 'which the run');
+	is(sides($key, 'name') . conflicts($key), 'Þriðja | Þriðja', '... brings over');
+
+	# Who has gone back to it in the document is seen by the run.
+	$db->profile_edit($key, name => 'Fyrri');
+	apply(change($key, { 'profile.name' => 'Fyrri' }));
+	$db->run;
+	is(sides($key, 'name'), 'Fyrri | Fyrri', 'who goes back to it in the document, does');
+	quiet('going back');
+	$db->profile_edit($key, name => 'Fjórða');
+	apply(change($key, { 'profile.name' => 'Fjórða' }));
+	$db->profile_edit($key, name => 'Fyrri');
+	is_deeply([ apply(change($key, { 'profile.name' => 'Fyrri' })) ], ["$key success [name]"], '... to what the last run saw, too');
+	$db->run;
+	is(sides($key, 'name'), 'Fyrri | Fyrri', '... before a run, too');
+	quiet('that');
+
+	# With its time it is an edit.
+	is_deeply([ apply(change($key, { 'profile.name' => 'Seinni' }, created_at => row_time($key, 1_000_000_000))) ], ["$key success [name]"], 'with its time it is an edit');
+	run_ok('1 0 0 0', 'which the run brings over');
+	quiet('copies');
+}
+
 # Policies.
 {
 	my $key = next_key();
@@ -479,6 +515,19 @@ SQL
 	my @many = map { { kennitala => $_, %delete } } @key[ 0 .. 6 ];
 	refused(call(\@many), '53400', 'would delete 7 of 61 members.*max_delete_percent is 10.*HINT', 'too many deletions');
 	is($db->sql("SELECT count(*) FROM membership_comrade"), 62, '... and nobody is deleted');
+	my %errors = map { $_ => 1 } apply(map { { kennitala => sprintf('01010101%02d', $_), %delete } } 1 .. 11);
+	is(scalar(grep { /error member not found/ } keys %errors), 11, 'nobody is none of them');
+	is_deeply([ apply(map { { kennitala => '2010805719', %delete } } 1 .. 8) ], [ ('2010805719 error not deleted: the member was never synced') x 8 ], '... and one is one, however often');
+
+	# Values that are taken away count as well.
+	my @seven = map { $_->{ssn} } $db->rows('SELECT ssn FROM membership_comrade JOIN membership_contactinfo ON comrade_id = id ORDER BY ssn LIMIT 7');
+	apply(map { change($_, { 'profile.facebook' => "fb $_" }) } @seven);
+	my @blank = map { change($_, { 'profile.facebook' => '' }) } @seven;
+	refused(call(\@blank), '53400', 'would blank values of 7 of 61 members.*max_delete_percent is 10.*HINT', 'too many values that become none');
+	is(field($seven[0], 'facebook'), "fb $seven[0]", '... and none does');
+	refused(call([ @blank[ 0 .. 2 ], @many[ 3 .. 6 ] ]), '53400', 'would delete 4 and blank values of 3 of 61 members', '... together with deletions');
+	is_deeply([ apply(@blank[ 0 .. 5 ]) ], [ map { "$_ success [facebook]" } @seven[ 0 .. 5 ] ], '... fewer do');
+	is_deeply([ apply(@blank) ], [ (map { "$_ success []" } @seven[ 0 .. 5 ]), "$seven[6] success [facebook]" ], '... and what is none already does not count');
 	$db->admin_sql('ALTER DATABASE socialism RESET ekksync.on_remote_delete; ALTER DATABASE socialism RESET ekksync.on_remote_create');
 	$db->run;
 }

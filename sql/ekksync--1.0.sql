@@ -272,7 +272,7 @@ CREATE TABLE ekksync.touched (
 	at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 CREATE INDEX touched_key ON ekksync.touched (key);
-COMMENT ON TABLE ekksync.touched IS 'queue rows that were settled or deleted by hand: the next run looks at their members';
+COMMENT ON TABLE ekksync.touched IS 'queue rows that were settled or deleted by hand, and members that a backfill has left (row 0): the next run looks at them';
 
 CREATE TABLE ekksync.diff (
 	run bigint NOT NULL,

@@ -91,12 +91,14 @@ backfill_list(Run *run)
 }
 
 void
-backfill_done(Run *run, const char *key)
+backfill_done(Run *run, const char *key, List *left)
 {
 	if (run->backlog == 0 || run->opt.dry_run)
 		return;
 	tx_begin();
 	store_backlog_done(run->backlog, key);
+	if (run->opt.backfill && left != NIL)
+		store_touch(left);
 	tx_commit();
 }
 

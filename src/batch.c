@@ -385,11 +385,12 @@ try_batch(Run *run, List *keys)
  * Work on members until they are done, or the world moves on too fast: then
  * they are left for the next run.  keys may live in the batch's context.
  */
-void
+List *
 batch_run(Run *run, List *keys)
 {
 	MemoryContext key_cxt =
 		AllocSetContextCreate(run->cxt, "ekksync keys", ALLOCSET_SMALL_SIZES);
+	List *left = NIL;
 	int round;
 	ListCell *lc;
 
@@ -407,8 +408,12 @@ batch_run(Run *run, List *keys)
 		keys = try_batch(run, copy);
 	}
 	run->figures.left += list_length(keys);
+	MemoryContextSwitchTo(run->page_cxt);
+	foreach (lc, keys)
+		left = lappend(left, pstrdup(lfirst(lc)));
 	MemoryContextSwitchTo(run->cxt);
 	MemoryContextDelete(key_cxt);
+	return left;
 }
 
 bool

@@ -24,7 +24,11 @@
 PG_FUNCTION_INFO_V1(ekksync_backfill);
 PG_FUNCTION_INFO_V1(ekksync_repair);
 
-/* What it will cost at most, besides the run's own documents. */
+/*
+ * What it will cost at most, besides the run's own documents and the entries
+ * of sync_queue, each of which is read and closed: how many they are, nobody
+ * knows before they are read.
+ */
 typedef struct Estimate
 {
 	const RunOptions *options;
@@ -100,22 +104,23 @@ announce(const ApiCall *call, const char *function)
 	Estimate e = {&call->options, 0, 0, 0, 0};
 
 	api_look(estimate, &e);
-	ereport(NOTICE,
-			(errmsg("%s: " INT64_FORMAT " members, at most " INT64_FORMAT
-					" documents read and " INT64_FORMAT
-					" written, at a price of at most %.4f",
-					function, e.members, e.reads, e.writes,
-					(e.reads * settings.price_reads +
-					 e.writes * settings.price_writes) /
-						100000),
-			 e.begun != 0 ? errdetail("It goes on with what run " INT64_FORMAT
-									  " has left.",
-									  e.begun)
-			 : call->options.backfill
-				 ? 0
-				 : errdetail(
-					   "All documents are read to be compared; members that "
-					   "differ are read again and written.")));
+	ereport(
+		NOTICE,
+		(errmsg("%s: " INT64_FORMAT " members, at most " INT64_FORMAT
+				" documents read and " INT64_FORMAT
+				" written, at a price of at most %.4f, and what entries of "
+				"sync_queue take",
+				function, e.members, e.reads, e.writes,
+				(e.reads * settings.price_reads +
+				 e.writes * settings.price_writes) /
+					100000),
+		 e.begun != 0
+			 ? errdetail("It goes on with what run " INT64_FORMAT " has left.",
+						 e.begun)
+		 : call->options.backfill
+			 ? 0
+			 : errdetail("All documents are read to be compared; members that "
+						 "differ are read again and written.")));
 }
 
 /*

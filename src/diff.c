@@ -177,7 +177,9 @@ reason_to_look(const Member *m)
 							note->run);
 	}
 	if (m->touched != NIL)
-		return "a queue row was settled or deleted by hand";
+		return ((const Touched *) linitial(m->touched))->row_id != 0
+				   ? "a queue row was settled or deleted by hand"
+				   : "a backfill has left the member for the next run";
 	if (m->known && m->doc->update_time != m->doc_update_time)
 		return m->doc->missing ? "the document has gone since a run saw it"
 							   : "the document has changed since a run saw it";

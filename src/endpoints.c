@@ -132,8 +132,9 @@ ekksync_retry(PG_FUNCTION_ARGS)
 /*
  * ekksync_clear(status)
  *
- * What tells of a changed key stays while the member has a pending row: by it
- * the run finds the old document, whose other fields go with the member.
+ * What tells of a changed key stays while the member has another row that is
+ * not synced, and so does the row of the new key: by the two the run finds the
+ * old document, whose other fields go with the member.
  */
 Datum
 ekksync_clear(PG_FUNCTION_ARGS)
@@ -153,9 +154,12 @@ ekksync_clear(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(change_queue(
 		edit_mapping(),
 		"WITH mine AS (SELECT id FROM %1$s AS o WHERE sync_status = $1 "
-		"AND NOT ($1 = 'synced' AND o.action = 'delete' "
-		"AND o.fields_changed <> '{}' AND EXISTS (SELECT FROM %1$s p "
-		"WHERE p.member_id = o.member_id AND p.sync_status = 'pending')) "
+		"AND NOT (o.action = 'delete' AND o.fields_changed <> '{}' "
+		"AND EXISTS (SELECT FROM %1$s p WHERE p.member_id = o.member_id "
+		"AND p.id <> o.id AND p.sync_status <> 'synced')) "
+		"AND NOT ($1 <> 'synced' AND o.action = 'create' "
+		"AND EXISTS (SELECT FROM %1$s p WHERE p.member_id = o.member_id "
+		"AND p.action = 'delete' AND p.fields_changed <> '{}')) "
 		"ORDER BY id FOR UPDATE) "
 		"DELETE FROM %1$s AS q USING mine WHERE q.id = mine.id",
 		TEXTOID, CStringGetTextDatum(status)));

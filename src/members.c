@@ -235,8 +235,10 @@ members_work(Run *run)
 			run->reads_gone || batches-- == 0 || fs_reads_left(run->fs) == 0;
 		if (run->reads_gone)
 			return false;
-		batch_run(run, keys);
-		backfill_done(run, after);
+		keys = batch_run(run, keys);
+		if (run->reads_gone)
+			return false; /* amid the batch: it stays on the list */
+		backfill_done(run, after, keys);
 		run_progress(run, size);
 	}
 	return true;

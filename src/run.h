@@ -429,7 +429,8 @@ extern void guard_survey_end(Run *run);
 extern void guard_batch(Run *run, const Batch *batch);
 
 /* ---- batch.c ---- */
-extern void batch_run(Run *run, List *keys);
+/* Work on these; returns the keys that are left, in the batch's context. */
+extern List *batch_run(Run *run, List *keys);
 
 /*
  * Read PostgreSQL's side of a batch, a few times if a table is locked: false
@@ -570,8 +571,11 @@ extern bool backfill_is_asked(const RunOptions *opt);
  */
 extern void backfill_list(Run *run);
 
-/* The members up to this key, in the order of the list, are done. */
-extern void backfill_done(Run *run, const char *key);
+/*
+ * The members up to this key, in the order of the list, are done, but for
+ * those that are left: the next run looks at them, after a backfill.
+ */
+extern void backfill_done(Run *run, const char *key, List *left);
 
 /* All of them are: nothing is left. */
 extern void backfill_end(Run *run);

@@ -543,6 +543,22 @@ store_forget_touched(Member **members, int n)
 				   values, NULL);
 }
 
+void
+store_touch(List *keys)
+{
+	Oid types[] = {TEXTARRAYOID};
+	char **array = palloc(sizeof(char *) * (list_length(keys) + 1));
+	Datum values[1];
+	int i;
+
+	for (i = 0; i < list_length(keys); i++)
+		array[i] = list_nth(keys, i);
+	values[0] = sql_text_array(array, i);
+	store_sql_only("INSERT INTO ekksync.touched (key, queue_id) "
+				   "SELECT u.*, 0 FROM unnest($1) u",
+				   1, types, values, NULL);
+}
+
 /* ---- the scan ---- */
 
 void

@@ -163,12 +163,14 @@ extern void store_write_members(Run *run, Member **members, int n);
 
 /*
  * Notes of queue rows settled by hand: the keys after "after" that have some,
- * those of members, and forget what was read of members.
+ * those of members, and forget what was read of members.  And a note that is
+ * of no row, so that the next run looks at these keys.
  */
 extern List *store_touched_keys(const char *after, int limit,
 								MemoryContext cxt);
 extern void store_read_touched(Member **members, int n, MemoryContext cxt);
 extern void store_forget_touched(Member **members, int n);
+extern void store_touch(List *keys);
 
 /*
  * Of documents seen by a scan, mark those due whose updateTime is not the

@@ -422,8 +422,9 @@ end_run(Run *run, const ErrorData *error)
 					 run->full_scan ? "full scan" : "scan");
 	if (run->figures.left > 0)
 		end.error =
-			psprintf("members left for the next run, locked, changing too "
+			psprintf("members left for the next %s, locked, changing too "
 					 "fast or put off by Firestore: " INT64_FORMAT,
+					 run->opt.take != CHOICE_NONE ? "ekksync_repair()" : "run",
 					 run->figures.left);
 	if (error == NULL && run->stuck > 0)
 	{

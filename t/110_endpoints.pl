@@ -676,6 +676,16 @@ SQL
 	is($db->sql(q{SELECT string_agg(ssn || ' ' || action, ', ' ORDER BY id) FROM membership_membersyncqueue}), "$key delete, 2010806449 create", '... but for that of a changed key');
 	$db->run;
 	is($db->doc('2010806449')->{profile}{annarra}, 'geymt', '... by which what others wrote goes with the member');
+	for my $how ('pending', 'failed')
+	{
+		my ($from, $to) = $how eq 'pending' ? qw(2010806449 2010806529) : qw(2010806529 2010806609);
+		$db->sql("UPDATE membership_comrade SET ssn = '$to' WHERE id = $id");
+		$db->sql("UPDATE membership_membersyncqueue SET sync_status = '$how' WHERE ssn IN ('$from', '$to') AND sync_status = 'pending'");
+		is($db->sql("SELECT ekksync_clear('$how')"), 0, "those of a changed key stay while they are $how");
+		$db->sql('SELECT ekksync_retry()');
+		$db->run;
+		is($db->doc($to)->{profile}{annarra}, 'geymt', '... and what others wrote goes with the member');
+	}
 	refused("SELECT ekksync_clear($_->[0])", '22023', $_->[1] . '.*HINT', "clearing $_->[0]") for [ 'NULL', 'no status' ], [ q('all'), 'unknown status "all"' ], [ q('Pending'), 'unknown status' ];
 	quiet('clearing');
 }

@@ -82,7 +82,7 @@ is(backlog(), 0, '... and leaves no list');
 
 my $run = backfill();
 is_run($run, "success $MEMBERS 0 0 0", 'a backfill');
-like($run->{said}, qr/NOTICE:  ekksync_backfill\(\): $MEMBERS members, at most 2200 documents read and $MEMBERS written, at a price of at most 0\.0033$/,
+like($run->{said}, qr/NOTICE:  ekksync_backfill\(\): $MEMBERS members, at most 2200 documents read and $MEMBERS written, at a price of at most 0\.0033, and what entries of sync_queue take$/,
 	'it says the price first');
 is(in_step(), $MEMBERS, 'it brings all members to Firestore');
 is(backlog(), 0, '... and nothing is left');
@@ -291,6 +291,20 @@ ok($db->wait_for(sub { $db->admin_sql("SELECT count(*) FROM pg_stat_activity WHE
 	'... not for long at a time');
 $other->sql('COMMIT');
 is($caller->answer, 'success', '... and goes on when it is free');
+
+# One row is locked all the while: the next run looks at its member.
+$db->patch_doc($key[3], { 'profile.name' => 'Læst þar' });
+$db->admin_sql("UPDATE ekksync.member SET doc_update_time = '" . $db->doc_update_time($key[3]) . "' WHERE key = '$key[3]'");
+$other->sql("BEGIN; SELECT FROM membership_comrade WHERE ssn = '$key[3]' FOR UPDATE");
+$run = backfill("'to_django'");
+is_run($run, 'success 0 0 0 0', 'a backfill that cannot write a row');
+like($run->{message}, qr/^members left for the next run, .*: 1$/, '... says so');
+is($db->sql(q{SELECT string_agg(member || ' ' || field || ' ' || why || ': ' || detail, ',') FROM ekksync_diff()}),
+	"$key[3] name pending: a backfill has left the member for the next run", '... and its member is pending');
+$other->sql('COMMIT');
+is_run($db->run, 'success 0 1 0 0', 'the next run');
+is(name_of($key[3]), 'Læst þar', '... does what was left');
+is($db->admin_sql('SELECT count(*) FROM ekksync.touched') . unexplained(), '00', '... and no more is');
 
 # With another project all is a first contact, and no list is gone on with.
 $db->admin_sql("INSERT INTO ekksync.backlog SELECT max(id), '$key[0]' FROM ekksync.run WHERE mode = 'backfill' AND NOT dry_run");

@@ -91,7 +91,7 @@ is($db->run->{status}, 'success', 'a first run');
 is_deeply(found(), {}, 'in step');
 my $run = repair("'django'");
 is_run($run, 'success 0 0 0 0', 'a repair of nothing');
-like($run->{said}, qr/NOTICE:  ekksync_repair\(\): 60 members, at most 120 documents read and 60 written, at a price of at most 0\.0002\n.*DETAIL:  All documents are read to be compared/s,
+like($run->{said}, qr/NOTICE:  ekksync_repair\(\): 60 members, at most 120 documents read and 60 written, at a price of at most 0\.0002, and what entries of sync_queue take\n.*DETAIL:  All documents are read to be compared/s,
 	'it says the price first');
 cmp_ok($run->{docs_read}, '<=', 60 + 10, '... and reads them once');
 
@@ -288,6 +288,22 @@ is($guarded->{status}, 'failed', 'the guard stops what would blank many');
 like($guarded->{message}, qr/^the run would blank values of \d+ of \d+ members$/, '... and says so');
 is(repair("'django'")->{status}, 'success', "Django's side is another matter");
 is_deeply(found(), {}, '... and mends it');
+
+# A row that is locked all the while is left for another repair: what it takes,
+# no plain run would.
+{
+	my $locked = $key[24];
+	$db->patch_doc($locked, { 'profile.name' => 'Læst þar' });
+	known($locked);
+	my $other = Session->new($db);
+	$other->sql("BEGIN; SELECT FROM membership_comrade WHERE ssn = '$locked' FOR UPDATE");
+	like(repair("'firestore'")->{message}, qr/^members left for the next ekksync_repair\(\), .*: 1$/, 'a repair that cannot write a row says so');
+	$other->sql('COMMIT');
+	$other->end;
+	is_deeply(found(), { $locked => { name => 'unexplained' } }, '... and it differs as before');
+	is_run(repair("'firestore'"), 'success 0 1 0 0', 'another one');
+	is_deeply(field($locked, 'name'), [ ('Læst þar') x 2 ], '... mends it');
+}
 
 # Who was deleted, and entered again without what he had: the row that says so
 # does not name it.

@@ -307,7 +307,7 @@ is(name_of($key[3]), 'Læst þar', '... does what was left');
 is($db->admin_sql('SELECT count(*) FROM ekksync.touched') . unexplained(), '00', '... and no more is');
 
 # With another project all is a first contact, and no list is gone on with.
-$db->admin_sql("INSERT INTO ekksync.backlog SELECT max(id), '$key[0]' FROM ekksync.run WHERE mode = 'backfill' AND NOT dry_run");
+$db->admin_sql("INSERT INTO ekksync.backlog SELECT max(id), '$key[0]' FROM ekksync.run WHERE mode = 'backfill' AND direction = 'to_firestore' AND NOT dry_run");
 like(backfill('dry_run => true')->{docs_read}, qr/^[2-9]$/, 'a list that is left');
 my $project = $db->project;
 $db->use_project("$project-b");

@@ -183,6 +183,20 @@ P
 	is(scalar $django->python('result = MemberSyncQueue.cleanup_old_synced()'), 1, 'cleanup_old_synced: how many rows it removed');
 	is(scalar $django->python('result = MemberSyncQueue.cleanup_old_synced(days=30)'), 0, '... which is none if there is none');
 	is($db->sql("SELECT count(*) FROM membership_membersyncqueue WHERE ssn = '$members[0]'"), 0, '... and they are gone');
+	$db->sql("UPDATE membership_membersyncqueue SET sync_status = 'synced', created_at = created_at - interval '40 days', synced_at = clock_timestamp() - interval '40 days'");
+	$db->sql("INSERT INTO membership_membersyncqueue (member_id, ssn, sync_status, created_at, synced_at) SELECT id, ssn, 'synced', now() - interval '40 days', now() FROM membership_comrade WHERE ssn = '$members[0]'");
+	is_deeply(scalar $django->python(<<"P"), [ 1, [ sort "$members[0] synced", "$members[2] pending", "$members[2] synced" ], 3 ],
+with transaction.atomic():
+    m = Comrade.objects.get(ssn='$members[2]')
+    m.name = 'Skrifað fyrst'
+    m.save()
+    removed = MemberSyncQueue.cleanup_old_synced()
+    left = sorted('%s %s' % row for row in MemberSyncQueue.objects.values_list('ssn', 'sync_status'))
+    transaction.set_rollback(True)
+result = [removed, left, MemberSyncQueue.objects.count()]
+P
+		'in a transaction that has written it deletes rows itself: what was synced long ago, and of nobody with a pending one; and is undone with it')
+	  or diag(explain(queued()));
 	$db->sql('DELETE FROM membership_membersyncqueue');
 }
 
@@ -438,6 +452,27 @@ P
 		'failed gamalt, synced ', '... settles what was pending, and leaves what had failed');
 	is($old->doc($old->sql('SELECT ssn FROM membership_comrade ORDER BY id LIMIT 1'))->{profile}{name}, 'Tekin við', '... to the document');
 	$after->stop;
+}
+
+{
+	my $dropped = Django->new($db, package => $package, env => { REGISTRY_MIGRATIONS => 'membership.dropped' });
+	($status, $out, $err) = $dropped->manage('migrate');
+	like("$status $err", qr/^1 .*ekksync\.E001\) The migration membership\.0004_delete drops the sync queue with its rows\..*Remove that migration/s,
+		'a migration that would drop the queue is refused before it runs');
+	$dropped->stop;
+
+	my $renamed = Django->new($db, package => $package, env => { REGISTRY_MIGRATIONS => 'membership.renamed' });
+	is_deeply(scalar $renamed->python(<<'P'), [ JSON::PP::false, [] ], 'a queue is adopted, too, whose member model was called otherwise when it was made');
+from django.apps import apps
+from django.db.migrations.autodetector import MigrationAutodetector
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.state import ProjectState
+loader = MigrationLoader(None, ignore_no_migrations=True)
+state = loader.project_state()
+changes = MigrationAutodetector(state, ProjectState.from_apps(apps)).changes(loader.graph)
+result = [state.models['membership', 'membersyncqueue'].options.get('managed', True), sorted(set(changes) & {'membership', 'ekksync'})]
+P
+	$renamed->stop;
 }
 
 # ----------------------------------------------------------------- translations

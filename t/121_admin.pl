@@ -168,6 +168,7 @@ is($db->sql("SELECT count(*) FROM membership_membersyncqueue WHERE sync_status <
 	act('delete_selected', queue_id($key));
 	follow(sub { $browser->click('#content input[type=submit]') });
 	is(state_of($key), '', 'a row is deleted');
+	is($db->sql("SELECT count(*) FROM django_admin_log WHERE action_flag = 3"), 1, '... and the log of the admin has that');
 	is($db->run->{to_firestore}, 1, '... which loses nothing: the next run sends it');
 	is(doc_name($key), 'Eytt úr biðröð', '... to the document');
 }
@@ -221,6 +222,9 @@ is($db->run->{status}, 'success', 'a run');
 is(name_of($first) . ', ' . doc_name($first), "Django $first, Django $first", 'Django\'s value on both sides');
 is(name_of($second) . ', ' . doc_name($second), "Firestore $second, Firestore $second", 'Firestore\'s value on both sides');
 is(name_of($third) . ', ' . doc_name($third), "Firestore $third, Firestore $third", '... by the page\'s button too');
+
+like($db->sql("SELECT string_agg(DISTINCT object_repr, ', ' ORDER BY object_repr) FROM django_admin_log WHERE content_type_id IN (SELECT id FROM django_content_type WHERE model IN ('membersyncqueue', 'conflict'))"),
+	qr/^(?:(?:change to sync|conflict) \d{1,9}(?:, |$))+$/, 'the log of the admin names rows by number, and no kennitala');
 
 # ---------------------------------------------------------------------- the button
 
@@ -319,6 +323,20 @@ is(($django->request(GET => '/admin/ekksync/run/progress/'))[1] =~ /login/ ? 1 :
 # ----------------------------------------------------------------------- Icelandic
 
 log_in('stjori');
+{
+	my $had = $db->sql('SELECT max(run) FROM ekksync_runs');
+	for my $path ('ekksync/run/sync-now/', "ekksync/conflict/$conflict{$fourth}/take/")
+	{
+		my $answer = $browser->script(<<'J', "/admin/$path");
+const request = new XMLHttpRequest();
+request.open('POST', arguments[0], false);
+request.send(new URLSearchParams({take: 'django'}));
+return request.status;
+J
+		is($answer, 403, "who may, may not without the form's token: $path");
+	}
+	is($db->sql('SELECT max(run) FROM ekksync_runs'), $had, '... and no run has started');
+}
 $browser->script("document.cookie = 'django_language=is; path=/'");
 $browser->go($queue);
 sees('.ekksync-sync button', qr/^Samstilla núna$/, 'in Icelandic: the button');

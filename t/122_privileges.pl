@@ -128,6 +128,20 @@ for my $role (qw(socialism member))
 	$as->python("m = Comrade.objects.order_by('id')[3]; m.name = 'Ritstjori'; m.save(); m = Comrade.objects.create(name='Nyr', ssn='0404302989', date_joined='2026-01-01T00:00Z'); m.delete(); Comrade.objects.order_by('id')[4].contact.delete()");
 	is($db->sql("SELECT string_agg(DISTINCT action, ' ' ORDER BY action) FROM membership_membersyncqueue WHERE sync_status = 'pending'"),
 		'create delete update', '... but edit members, and is captured');
+	is_deeply(scalar $as->python(<<'P'), [ map { [ 403, "Django's database role may not do this: permission denied for function ekksync_$_" ] } qw(changes apply mark_synced status member) ],
+from django.contrib.auth.models import User
+from django.test import Client
+from rest_framework.authtoken.models import Token
+token = Token.objects.get_or_create(user=User.objects.create_user('vef', is_staff=True))[0].key
+client = Client(raise_request_exception=False, SERVER_NAME='127.0.0.1', HTTP_AUTHORIZATION='Token ' + token)
+api = '/felagar/api/sync/'
+def post(path, body):
+    return client.post(api + path, body, content_type='application/json')
+answers = [client.get(api + 'changes/'), post('apply/', {'changes': []}), post('mark-synced/', {'sync_ids': [1]}),
+           client.get(api + 'status/'), client.get(api + 'member/0101302989/')]
+result = [[one.status_code, one.json().get('error')] for one in answers]
+P
+		'... and the endpoints answer 403, and why');
 	$as->python("MemberSyncQueue.objects.filter(sync_status='pending').first().mark_synced()");
 	is($db->admin_sql('SELECT count(*) FROM ekksync.touched'), 1, '... and settle rows, which is noted');
 	$as->stop;

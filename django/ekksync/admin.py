@@ -4,7 +4,7 @@ import json
 import re
 
 from django.contrib import admin, messages
-from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.admin.models import CHANGE, DELETION, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import FieldDoesNotExist, PermissionDenied
 from django.http import HttpResponseNotAllowed, HttpResponseRedirect, JsonResponse
@@ -46,15 +46,16 @@ def history_link(key):
     return format_html('<a href="{}?key={}">{}</a>', reverse('admin:ekksync_history_changelist'), key, key)
 
 
-def log(request, objects, message):
-    """Notes in the admin's log what somebody did to rows."""
+def log(request, objects, message, action=CHANGE):
+    """Notes in the admin's log what somebody did to rows.  They are named by
+    number alone: what is in that log, ekksync_forget() does not reach."""
     objects = list(objects)
     if not objects:
         return
     content_type = ContentType.objects.get_for_model(objects[0], for_concrete_model=False)
     LogEntry.objects.bulk_create([
         LogEntry(user_id=request.user.pk, content_type=content_type, object_id=str(one.pk),
-                 object_repr=str(one)[:200], action_flag=CHANGE, change_message=message)
+                 object_repr='%s %s' % (one._meta.verbose_name, one.pk), action_flag=action, change_message=message)
         for one in objects])
 
 
@@ -72,6 +73,13 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request, obj=None):
         return False
+
+    # Before Django 5.1 the first of them is called, since then the second.
+    def log_deletion(self, request, obj, object_repr):
+        log(request, [obj], '', DELETION)
+
+    def log_deletions(self, request, queryset):
+        log(request, queryset, '', DELETION)
 
     def changelist_view(self, request, extra_context=None):
         return super().changelist_view(request, {**sync_context(request), **(extra_context or {})})

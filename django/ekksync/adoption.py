@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 
 from django.apps import apps
+from django.core import checks
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ModelState
@@ -52,31 +53,51 @@ def _operations(operations):
 
 
 def _concerns(migration):
-    """Does a migration make the member's model, or do anything to a queue of
-    the project's own?"""
+    """Does a migration make the member's model, or give it its name, or do
+    anything to a queue of the project's own?"""
     member = conf.member_model().split('.')[1].lower()
     for operation in _operations(migration.operations):
         kind = type(operation).__name__
         names = {str(getattr(operation, name, '')).lower() for name in ('name', 'model_name', 'old_name', 'new_name')}
-        if QUEUE in names or member in names and kind == 'CreateModel':
+        if QUEUE in names or member in names and kind in ('CreateModel', 'RenameModel'):
             return True
     return False
 
 
-def dependencies():
-    """What must come before AdoptQueue: in the member's app, the migrations
-    that concern it, but for those that themselves come after ekksync's."""
-    label = conf.queue_app()
-    name = MigrationLoader.migrations_module(label)[0]
+def _migrations():
+    """The migrations of the member's app, by name, but for those that
+    themselves come after ekksync's."""
+    name = MigrationLoader.migrations_module(conf.queue_app())[0]
     try:
         package = importlib.import_module(name) if name else None
     except ModuleNotFoundError:
         package = None
-    found = []
-    for _, module, is_package in pkgutil.iter_modules(getattr(package, '__path__', ())):
+    for module in sorted(one.name for one in pkgutil.iter_modules(getattr(package, '__path__', ()))
+                         if not one.ispkg and one.name[0] not in '_~'):
         migration = getattr(importlib.import_module('%s.%s' % (name, module)), 'Migration', None)
-        if is_package or migration is None or module[0] in '_~':
-            continue
-        if _concerns(migration) and not any(app == 'ekksync' for app, _ in migration.dependencies):
-            found.append((label, module))
-    return found
+        if migration is not None and not any(app == 'ekksync' for app, _ in migration.dependencies):
+            yield module, migration
+
+
+def dependencies():
+    """What must come before AdoptQueue: in the member's app, the migrations
+    that concern it."""
+    return [(conf.queue_app(), module) for module, migration in _migrations() if _concerns(migration)]
+
+
+def check(**kwargs):
+    """A system check: makemigrations without ekksync, once the queue's class
+    is gone, writes a migration that drops the table with its rows."""
+    drops = None
+    for module, migration in _migrations():
+        for operation in _operations(migration.operations):
+            if str(getattr(operation, 'name', '')).lower() == QUEUE:
+                kind = type(operation).__name__
+                drops = module if kind == 'DeleteModel' else None if kind == 'CreateModel' else drops
+    if drops is None:
+        return []
+    return [checks.Error(
+        'The migration %s.%s drops the sync queue with its rows.' % (conf.queue_app(), drops),
+        hint='Remove that migration: ekksync takes the table over. Where it was meant, or is applied already,'
+             " add 'ekksync.E001' to SILENCED_SYSTEM_CHECKS.",
+        id='ekksync.E001')]

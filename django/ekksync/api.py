@@ -33,6 +33,9 @@ CONTACT_FIELDS = (
 )
 
 
+DENIED = "Django's database role may not do this: "
+
+
 def endpoint(method):
     """A view for administrators with a token, that takes and gives JSON."""
     def decorate(view):
@@ -43,7 +46,8 @@ def endpoint(method):
                 status = _http_status(error.sqlstate)
                 if status is None:
                     raise
-                return problem(error.full(), status)
+                text = error.full()
+                return problem(DENIED + text if status == 403 else text, status)
 
         answer.__name__ = view.__name__
         answer.__doc__ = view.__doc__
@@ -60,6 +64,8 @@ def _http_status(sqlstate):
         return 400
     if sqlstate[:2] == '55' or sqlstate in ('21000', '53400', '40001', '40P01'):
         return 409
+    if sqlstate == '42501':
+        return 403
     return None
 
 

@@ -2,6 +2,8 @@
 ekksync_attach() makes the queue table, or adopts the one that is there, and
 the views come with the extension."""
 
+from datetime import timedelta
+
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _, pgettext_lazy
@@ -71,8 +73,21 @@ class MemberSyncQueue(models.Model):
     @classmethod
     def cleanup_old_synced(cls, days=30):
         """Has rows removed that were synced long ago, and what else is older
-        than it is to be kept; how many rows of the queue."""
-        return sql.cleanup(days).get('queue rows', 0)
+        than it is to be kept; how many rows of the queue.
+
+        In a transaction that has written no worker can be waited for: rows of
+        the queue alone are deleted then, as part of the transaction, but for
+        those of members that have something pending."""
+        try:
+            return sql.cleanup(days).get('queue rows', 0)
+        except sql.SqlError as error:
+            if error.sqlstate != '25001' or days is None:
+                raise
+        end = timezone.now() - timedelta(days=days)
+        waiting = cls.objects.filter(member=models.OuterRef('member'), sync_status=cls.PENDING)
+        return cls.objects.filter(
+            models.Q(synced_at=None) | models.Q(synced_at__lt=end), ~models.Exists(waiting),
+            sync_status=cls.SYNCED, created_at__lt=end).delete()[0]
 
 
 class Run(models.Model):

@@ -74,8 +74,8 @@ first_policy(const Run *run, const Member *m)
 
 /* ---- a live member ---- */
 
-static MergePolicy
-merge_policy(Policy policy)
+MergePolicy
+decide_policy(Policy policy)
 {
 	switch (policy)
 	{
@@ -156,7 +156,7 @@ decide_field(const Run *run, Member *m, int f)
 	in->local_stamp = stamp_local(run, m, f);
 	in->remote_stamp = stamp_remote(run, m, f);
 	in->push_only = field->push_only;
-	in->policy = merge_policy(field->policy);
+	in->policy = decide_policy(field->policy);
 	in->first = first_policy(run, m);
 	in->window = (MergeTime) settings.conflict_window * USECS_PER_SEC;
 	in->clock_wrong = decide_clock_is_wrong(run);

@@ -545,6 +545,9 @@ extern bool decide_writes(const Run *run, const Member *m, int field);
 extern void decide_rows(const Run *run, Member *m);
 extern bool decide_has_delete(const Member *m);
 
+/* A field's policy, as merge.c has it. */
+extern MergePolicy decide_policy(Policy policy);
+
 /* Is what our clock says of a time not to be compared with Firestore's? */
 extern bool decide_clock_is_wrong(const Run *run);
 extern List *decide_conflicts(const Run *run, const Member *m);

@@ -99,23 +99,6 @@ same_value(const char *a, const char *b)
 
 /* ---- a member with a row ---- */
 
-static MergePolicy
-policy_of(const Field *field)
-{
-	switch (field->policy)
-	{
-		case POLICY_LWW:
-			break;
-		case POLICY_DJANGO_WINS:
-			return MERGE_DJANGO_WINS;
-		case POLICY_FIRESTORE_WINS:
-			return MERGE_FIRESTORE_WINS;
-		case POLICY_MANUAL:
-			return MERGE_MANUAL;
-	}
-	return MERGE_LWW;
-}
-
 /*
  * L, R and B.  Where the sides never agreed, an edit that Django has queued
  * stands against the change, as if both had changed what is not known; else
@@ -136,7 +119,7 @@ fill_input(const Accept *a, const Member *m, int f, const char *value,
 	if (in->base == NULL)
 		in->base =
 			in->local_stamp.from == in->local_stamp.upto ? "" : in->local;
-	in->policy = policy_of(field);
+	in->policy = decide_policy(field->policy);
 	in->window = (MergeTime) settings.conflict_window * USECS_PER_SEC;
 }
 
